@@ -1,0 +1,269 @@
+"""What a model, its diffusion and its training are, as frozen dataclasses; and the presets.
+
+Every field name is unique over all groups, because it is also a flag of the command line and a key of `config.yaml` and
+`config.json`, which are flat. Errors are plain ValueErrors: this module imports nothing but the standard library.
+"""
+
+import difflib
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Literal, get_args, get_origin, get_type_hints
+
+FORMAT_VERSION = 1
+
+
+def _require(holds, name, value, what):
+    if not holds:
+        raise ValueError(f"{name} = {value!r}: it must be {what}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Generator and discriminator. Names in brackets: the option of the released training script."""
+
+    network: Literal["unet", "mlp"] = "unet"
+    """NCSN++ U-Net for images, or the MLPs for 2-D points of paper C.5."""
+    resolution: int = 32
+    """Pixels a side [image_size]. The MLP has none."""
+    image_channels: int = 3
+    """Channels of an image [num_channels]."""
+    channels: int = 128
+    """Base width of the generator [num_channels_dae]; hidden units of the MLPs."""
+    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+    """Width of each level over the base width; each level after the first halves the resolution [ch_mult]."""
+    blocks: int = 2
+    """Residual blocks per level [num_res_blocks]."""
+    attention: tuple[int, ...] = (16,)
+    """Resolutions with self-attention [attn_resolutions]; the middle always has it."""
+    latent: bool = True
+    """False: plain GroupNorm in place of AdaGN, and no mapping network (paper C.4)."""
+    latent_dim: int = 100
+    """Size of z [nz]."""
+    embedding_dim: int = 256
+    """Size of the mapped latent w [z_emb_dim]."""
+    mapping_layers: int = 4
+    """Linear layers of the mapping network after its first [n_mlp]."""
+    dropout: float = 0.0
+    """Dropout rate inside the residual blocks, in [0, 1)."""
+    tanh: bool = True
+    """Bound x0 to [-1, 1] by tanh [not not_use_tanh]."""
+    centered: bool = True
+    """Inputs lie in [-1, 1]; False: in [0, 1], and the generator maps them [centered]."""
+    discriminator: Literal["small", "large"] = "small"
+    """small: 3 halvings (CIFAR-10); large: 6 (256 pixels)."""
+    discriminator_channels: int = 64
+    """Base width of the discriminator [ngf]."""
+    time_dim: int = 256
+    """Size of the discriminator's time embedding [t_emb_dim]."""
+
+    def __post_init__(self):
+        for name in ("resolution", "image_channels", "channels", "blocks", "latent_dim", "embedding_dim", "discriminator_channels"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(self.mapping_layers >= 0, "mapping_layers", self.mapping_layers, "0 or more")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        _require(self.time_dim >= 4, "time_dim", self.time_dim, "4 or more")
+        if self.network == "mlp":
+            return
+        _require(self.channel_mult and min(self.channel_mult) >= 1, "channel_mult", self.channel_mult, "one or more whole numbers from 1 up")
+        _require(self.channels >= 4 and self.channels % 4 == 0, "channels", self.channels, "a multiple of 4 (groups of 4 channels are normalised)")
+        halvings = 2 ** (len(self.channel_mult) - 1)
+        _require(self.resolution % halvings == 0, "resolution", self.resolution, f"a multiple of {halvings} with {len(self.channel_mult)} levels in channel_mult")
+        least = 8 if self.discriminator == "small" else 64
+        _require(self.resolution >= least, "resolution", self.resolution, f"{least} or more with the {self.discriminator} discriminator")
+
+    @property
+    def sample_shape(self):
+        """Shape of one sample: (C, H, W) of an image, (2,) of a point."""
+        return (2,) if self.network == "mlp" else (self.image_channels, self.resolution, self.resolution)
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The variance-preserving schedule, paper C.2 and Eq. 16."""
+
+    steps: int = 4
+    """T, the number of denoising steps, and of network evaluations per sample (NFE)."""
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    epsilon: float = 1e-3
+    """Time of the cleanest point: 1e-3 in the release, 0 in Eq. 16."""
+
+    def __post_init__(self):
+        _require(1 <= self.steps <= 1000, "steps", self.steps, "1 to 1000 (the paper uses 1, 2, 4 and 8)")
+        _require(0 < self.beta_min < math.inf, "beta_min", self.beta_min, "a positive number")
+        _require(self.beta_min <= self.beta_max < math.inf, "beta_max", self.beta_max, f"a number not under beta_min ({self.beta_min})")
+        _require(0 <= self.epsilon < 1, "epsilon", self.epsilon, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Data, losses, optimisers and the rhythm of a run."""
+
+    data: str = ""
+    """NAME, NAME:PATH or PATH: gaussians25, digits, fashion-mnist, emoji, cifar10:DIR, stackedmnist:DIR, or a folder of images."""
+    flip: bool = False
+    """Mirror images at random."""
+    workers: int = 0
+    """Processes that decode images (only for folders too large for memory)."""
+    batch_size: int = 256
+    """Images per step over all devices."""
+    iterations: int = 100_000
+    """Training steps, each one step of D and one of G."""
+    lr_g: float = 1.6e-4
+    lr_d: float = 1.25e-4
+    lr_min: float = 1e-5
+    """Learning rate in the last epoch."""
+    lr_decay: bool = True
+    """Cosine decay, one value per epoch."""
+    beta1: float = 0.5
+    beta2: float = 0.9
+    ema_decay: float = 0.9999
+    r1_gamma: float = 0.02
+    """Weight of the R1 penalty on D; 0 leaves it out."""
+    r1_every: int = 15
+    """Steps between R1 penalties; the penalty is not multiplied by it."""
+    seed: int = 0
+    """Of the weights, the order of the data and the training noise: 0 to 2^32 - 1."""
+    log_every: int = 100
+    """Steps between lines of metrics.jsonl."""
+    sample_every: int = 5000
+    """Steps between sample grids."""
+    checkpoint_every: int = 5000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints kept."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "iterations", "r1_every", "log_every", "sample_every", "checkpoint_every", "keep"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("lr_g", "lr_d"):
+            _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
+        for name in ("lr_min", "r1_gamma"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or a positive number")
+        for name in ("beta1", "beta2", "ema_decay"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        _require(0 <= self.workers <= 64, "workers", self.workers, "0 to 64")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2^32 - 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that names a model and how it was or will be trained."""
+
+    name: str = "custom"
+    model: Model = field(default_factory=Model)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    train: Train = field(default_factory=Train)
+
+
+GROUPS = {"model": Model, "diffusion": Diffusion, "train": Train}
+_TYPES = {name: (group, kind) for group, cls in GROUPS.items() for name, kind in get_type_hints(cls).items()} | {"name": ("", str)}
+
+
+def suggest(name, known):
+    """' (did you mean ...?)' when something near is known, else ''."""
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _checked(name, value, kind):
+    """The value as its field's type holds it. Raises ValueError where it is of another type."""
+    if get_origin(kind) is Literal:
+        _require(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))
+    elif kind is float:
+        _require(type(value) in (int, float) and math.isfinite(value), name, value, "a finite number")
+        return float(value)
+    elif kind in (int, str, bool):
+        _require(type(value) is kind, name, value, {int: "a whole number", str: "text", bool: "true or false"}[kind])
+    else:
+        _require(isinstance(value, (list, tuple)) and all(type(v) is int for v in value), name, value, "a list of whole numbers")
+        return tuple(value)
+    return value
+
+
+def override(config, values):
+    """The config with the named fields replaced.
+
+    values: {field name: value}, flat over all groups.  Raises ValueError for an unknown name or a value of another type.
+    """
+    groups = {group: {} for group in ("", *GROUPS)}
+    for name, value in values.items():
+        if name not in _TYPES:
+            raise ValueError(f"unknown setting {name!r}{suggest(name, _TYPES)}")
+        group, kind = _TYPES[name]
+        groups[group][name] = _checked(name, value, kind)
+    changed = {group: replace(getattr(config, group), **groups[group]) for group in GROUPS if groups[group]}
+    return replace(config, **groups[""], **changed)
+
+
+def to_dict(config):
+    """Flat {field name: plain value}, lists for tuples: what config.yaml and config.json hold."""
+    flat = {"name": config.name}
+    for group in GROUPS:
+        flat |= {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(getattr(config, group)).items()}
+    return flat
+
+
+def from_dict(values):
+    """The config that `to_dict` wrote. Raises ValueError as `override` does."""
+    return override(Config(), values)
+
+
+def preset(name):
+    """The preset of that name. Raises ValueError with the nearest name where there is none."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}{suggest(name, PRESETS)} Presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def field_names():
+    """Names of all fields, in order, with the group of each: [(name, group)]."""
+    return [(f.name, group) for group, cls in GROUPS.items() for f in fields(cls)]
+
+
+_256 = Model(resolution=256, channels=64, channel_mult=(1, 1, 2, 2, 4, 4), mapping_layers=3, discriminator="large")
+
+# `-paper` rows: Tables 6 to 8 and C.2; the others: the commands released with the weights. A number that neither gives is the
+# released script's default. Iterations of released rows: (epochs + 1) * (images // batch), the last epoch at lr_min.
+PRESETS = {
+    # paper FID 3.75; released netG_1200.pth; 1801 epochs of 195 steps
+    "cifar10": Config("cifar10", train=Train(data="cifar10", flip=True, iterations=351_195)),
+    "cifar10-paper": Config(
+        "cifar10-paper",
+        Model(latent_dim=256, embedding_dim=512, mapping_layers=3),
+        Diffusion(epsilon=0.0),
+        Train(data="cifar10", flip=True, batch_size=128, iterations=400_000, lr_d=1e-4, lr_min=0.0, r1_gamma=0.05, r1_every=1),
+    ),
+    # paper FID 7.64; released netG_550.pth; 801 epochs of 843 steps
+    "celebahq256": Config(
+        "celebahq256", _256, Diffusion(steps=2),
+        Train(flip=True, batch_size=32, iterations=675_243, lr_g=2e-4, lr_d=1e-4, r1_gamma=2.0, r1_every=10),
+    ),
+    "celebahq256-paper": Config(
+        "celebahq256-paper", _256, Diffusion(epsilon=0.0),
+        Train(flip=True, batch_size=32, iterations=750_000, lr_d=1e-4, lr_min=0.0, ema_decay=0.999, r1_gamma=1.0, r1_every=1),
+    ),
+    # paper FID 5.25; no weights were released; 501 epochs of 1875 steps
+    "lsun-church256": Config(
+        "lsun-church256", _256,
+        train=Train(flip=True, batch_size=64, iterations=939_375, lr_d=1e-4, ema_decay=0.999, r1_gamma=1.0, r1_every=10),
+    ),
+    "lsun-church256-paper": Config(
+        "lsun-church256-paper", replace(_256, channels=128), Diffusion(epsilon=0.0),
+        Train(flip=True, batch_size=64, iterations=600_000, lr_g=2e-4, lr_d=1e-4, lr_min=0.0, ema_decay=0.999, r1_gamma=1.0, r1_every=1),
+    ),
+    # paper C.5: as CIFAR-10, 150k steps
+    "stackedmnist": Config("stackedmnist", train=Train(data="stackedmnist", iterations=150_000)),
+    # paper C.5: 3 layers of 512, Adam 1e-4, batch 512, 50k steps
+    "gaussians25": Config(
+        "gaussians25", Model(network="mlp", channels=512, latent_dim=2, tanh=False),
+        train=Train(data="gaussians25", batch_size=512, iterations=50_000, lr_g=1e-4, lr_d=1e-4, ema_decay=0.999, r1_gamma=0.0),
+    ),
+    # seconds on a CPU, for tests
+    "tiny": Config(
+        "tiny",
+        Model(resolution=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,), latent_dim=4, embedding_dim=8,
+              mapping_layers=1, discriminator_channels=4, time_dim=8),
+        train=Train(data="digits", batch_size=8, iterations=8, log_every=2, sample_every=4, checkpoint_every=4),
+    ),
+}

@@ -1,0 +1,106 @@
+"""The forward diffusion, its schedule, and the sampler (paper Sec. 3, App. A and C.2).
+
+Indices as in the released code: `t` in 0..T-1 numbers the cleaner image of a pair (x_t, x_{t+1}); index 0 is the clean image.
+"""
+
+import copy
+import dataclasses
+
+import numpy as np
+import torch
+
+from ddgan_fast import noise as philox
+from ddgan_fast.errors import InputError
+from ddgan_fast.ops import posterior_step
+
+BETA_0 = 1e-8  # the released schedule starts with this, not with 1 - alpha_bar(epsilon)
+
+
+class Schedule:
+    """Coefficients of the variance-preserving diffusion with T = `steps` large steps (paper Eq. 16).
+
+    betas, a, sigma, a_cum, sigma_cum: [T + 1] float32; x_k = a[k] x_{k-1} + sigma[k] noise = a_cum[k] x_0 + sigma_cum[k] noise.
+    Index 0 is the clean image: a_cum[0] = 1, sigma_cum[0] = 0.
+    posterior: [3, T] float32; rows: coefficient of x0, of x_{t+1}, standard deviation (0 at t = 0), paper Eq. 11.
+    The betas are computed in float64 and rounded to float32; all that follows is float32, as in the released code.
+    Raises InputError for steps < 1 or 0 > epsilon >= 1.
+    """
+
+    def __init__(self, steps=4, beta_min=0.1, beta_max=20.0, epsilon=1e-3):
+        if steps < 1 or not 0 <= epsilon < 1:
+            raise InputError(f"Schedule: steps = {steps}, epsilon = {epsilon}; steps must be 1 or more and epsilon in [0, 1)")
+        self.steps = steps
+        s = np.arange(steps + 1) / steps * (1 - epsilon) + epsilon
+        alpha_bar = np.exp(2 * (-0.25 * s**2 * (beta_max - beta_min) - 0.5 * s * beta_min))
+        betas = np.concatenate(([BETA_0], 1 - alpha_bar[1:] / alpha_bar[:-1])).astype(np.float32)
+        self.betas = torch.from_numpy(betas)
+        self.a, self.sigma = torch.sqrt(1 - self.betas), torch.sqrt(self.betas)
+        a_cum = np.cumprod(self.a.numpy())  # in float32; torch's own cumprod accumulates in float64
+        self.a_cum, self.sigma_cum = torch.from_numpy(a_cum), torch.from_numpy(np.sqrt(1 - a_cum**2))
+        self.posterior = _posterior(self.betas[1:])
+
+    @classmethod
+    def of(cls, diffusion):
+        """The schedule of a config.Diffusion."""
+        return cls(**dataclasses.asdict(diffusion))
+
+    def to(self, device):
+        """The same schedule with its tensors on `device`."""
+        moved = copy.copy(self)
+        moved.__dict__ |= {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return moved
+
+
+def _posterior(beta):
+    """Rows: coefficient of x0, of x_{t+1}, standard deviation of q(x_t | x_{t+1}, x_0), paper Eq. 11.  float32 [T] -> [3, T]."""
+    alpha = 1 - beta
+    alpha_bar = torch.cumprod(alpha, 0)
+    alpha_bar_prev = torch.cat((torch.ones(1), alpha_bar[:-1]))
+    variance = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
+    std = torch.exp(0.5 * torch.log(variance.clamp(min=1e-20)))
+    std[0] = 0  # the last step adds no noise
+    coef_x0 = beta * torch.sqrt(alpha_bar_prev) / (1 - alpha_bar)
+    coef_x_t = (1 - alpha_bar_prev) * torch.sqrt(alpha) / (1 - alpha_bar)
+    return torch.stack((coef_x0, coef_x_t, std))
+
+
+def _at(table, t, like):
+    """table[t] shaped to broadcast over the samples of `like`."""
+    return table[t].reshape(-1, *[1] * (like.dim() - 1))
+
+
+def q_sample(schedule, x0, t, noise):
+    """x_t from x0, paper Eq. 8.  x0, noise: [B, ...]; t: [B] int64 in 0..T.  Returns x0's dtype."""
+    return (_at(schedule.a_cum, t, x0) * x0 + _at(schedule.sigma_cum, t, x0) * noise).to(x0.dtype)
+
+
+def q_sample_pair(schedule, x0, t, noise_t, noise_tp1):
+    """(x_t, x_{t+1}) of one Markov chain: x_{t+1} is drawn from x_t, paper Eq. 7.  t: [B] int64 in 0..T-1."""
+    x_t = q_sample(schedule, x0, t, noise_t)
+    x_tp1 = _at(schedule.a, t + 1, x0) * x_t + _at(schedule.sigma, t + 1, x0) * noise_tp1
+    return x_t, x_tp1.to(x0.dtype)
+
+
+def denoise(generator, schedule, x, z, noise, start=None):
+    """Samples from x_{start+1}: at t = start..0, x0 = generator(x, t, z[t]), then a posterior step (paper Eq. 6).
+
+    x: [B, ...] standard normal (start = T - 1, the default), or an image diffused to step start + 1.
+    z: [T, B, nz], noise: [T, B, ...]; entry i is used at t = i; z may be None for a generator without latent.
+    Returns x_0 [B, ...]; NFE = start + 1.
+    """
+    for i in range(schedule.steps - 1 if start is None else start, -1, -1):
+        t = torch.full((len(x),), i, device=x.device)
+        x0 = generator(x, t, None if z is None else z[i])
+        x = posterior_step(x0, x, t, schedule.posterior, noise=noise[i])
+    return x
+
+
+def draw_noise(seeds, model, steps):
+    """What `denoise` needs for the images that `seeds` name: (x_T [B, ...], z [T, B, nz] or None, noise [T, B, ...]), float32.
+
+    seeds: [B] int64; model: config.Model.  Row i depends on seeds[i] alone (noise.py).
+    """
+    x = philox.normal(seeds, philox.X_T, steps, model.sample_shape)
+    z = torch.stack([philox.normal(seeds, philox.Z, t, (model.latent_dim,)) for t in range(steps)]) if model.latent else None
+    noise = torch.stack([philox.normal(seeds, philox.POSTERIOR, t, model.sample_shape) for t in range(steps)])
+    return x, z, noise

@@ -1,0 +1,118 @@
+"""The generator: NCSN++ U-Net with a residual input pyramid, its norms controlled by the latent z (paper C.1, Table 6)."""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ddgan_fast.models.layers import (
+    NEAR_ZERO,
+    AdaGN,
+    Attention,
+    PlainGN,
+    PyramidDown,
+    ResBlock,
+    conv,
+    linear,
+    mapping_network,
+    sinusoid,
+)
+
+
+class Stage(nn.Module):
+    """A residual block, and attention behind it where the resolution asks for it."""
+
+    def __init__(self, block, attention):
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, x, time, w):
+        x = self.block(x, time, w)
+        return x if self.attention is None else self.attention(x)
+
+
+class Level(nn.Module):
+    """The stages of one resolution, and the way to the next (none at the end)."""
+
+    def __init__(self, stages, resample=None, pyramid=None):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.resample = resample
+        self.pyramid = pyramid
+
+
+class Generator(nn.Module):
+    """Generator(x_t, t, z) -> x0.
+
+    x_t: [B, C, H, W], the noisier image of a pair.  t: [B] int64, index of the cleaner one, 0..T-1.  z: [B, latent_dim]
+    standard normal; None where config.latent is False.  x0: [B, C, H, W] in [-1, 1], unbounded with tanh=False.
+    Modules are registered in the order in which the released state dict numbers them.
+    """
+
+    def __init__(self, config):
+        """config: config.Model with network "unet"."""
+        super().__init__()
+        self.config = config
+        norm = partial(AdaGN, embedding_dim=config.embedding_dim) if config.latent else PlainGN
+        block = partial(ResBlock, time_dim=4 * config.channels, norm=norm, dropout=config.dropout)
+        widths = [config.channels * mult for mult in config.channel_mult]
+        resolutions = [config.resolution >> level for level in range(len(widths))]
+        attention = [(lambda c: Attention(c)) if r in config.attention else (lambda c: None) for r in resolutions]
+        last = len(widths) - 1
+
+        self.mapping = mapping_network(config.latent_dim, config.embedding_dim, config.mapping_layers) if config.latent else None
+        self.time = nn.ModuleList((linear(config.channels, 4 * config.channels), linear(4 * config.channels, 4 * config.channels)))
+        self.conv_in = conv(config.image_channels, config.channels)
+        skips, width, pyramid = [config.channels], config.channels, config.image_channels
+        self.down = nn.ModuleList()
+        for level, out in enumerate(widths):
+            stages = []
+            for _ in range(config.blocks):
+                stages.append(Stage(block(width, out), attention[level](out)))
+                width = out
+                skips.append(width)
+            if level < last:
+                self.down.append(Level(stages, block(width, width, fir="down"), PyramidDown(pyramid, width)))
+                pyramid = width
+                skips.append(width)
+            else:
+                self.down.append(Level(stages))
+        self.middle = nn.ModuleList((Stage(block(width, width), Attention(width)), Stage(block(width, width), None)))
+        self.up = nn.ModuleList()
+        for level in range(last, -1, -1):
+            stages = []
+            for i in range(config.blocks + 1):
+                here = attention[level](widths[level]) if i == config.blocks else None
+                stages.append(Stage(block(width + skips.pop(), widths[level]), here))
+                width = widths[level]
+            self.up.append(Level(stages, block(width, width, fir="up") if level else None))
+        self.norm_out = PlainGN(width)
+        self.conv_out = conv(width, config.image_channels, scale=NEAR_ZERO)
+
+    def forward(self, x, t, z=None):
+        w = None if self.mapping is None else self.mapping(z)
+        time = sinusoid(t, self.config.channels, x.dtype)
+        time = F.silu(self.time[1](F.silu(self.time[0](time))))
+        pyramid = x if self.config.centered else 2 * x - 1
+        h = self.conv_in(pyramid)
+        skips = [h]
+        for level in self.down:
+            for stage in level.stages:
+                h = stage(h, time, w)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h, time, w)
+                h = pyramid = (level.pyramid(pyramid) + h) * math.sqrt(0.5)
+                skips.append(h)
+        for stage in self.middle:
+            h = stage(h, time, w)
+        for level in self.up:
+            for stage in level.stages:
+                h = stage(torch.cat((h, skips.pop()), dim=1), time, w)
+            if level.resample is not None:
+                h = level.resample(h, time, w)
+        h = self.conv_out(self.norm_out(h, swish=True))
+        return h.tanh() if self.config.tanh else h

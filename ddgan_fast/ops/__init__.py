@@ -1,0 +1,7 @@
+"""The operations that the networks and the sampler are made of, each with a plain torch reference and faster backends."""
+
+from ddgan_fast.ops.fir import fir_blur, fir_down2, fir_up2
+from ddgan_fast.ops.group_norm import adaptive_group_norm
+from ddgan_fast.ops.posterior import posterior_step
+
+__all__ = ["adaptive_group_norm", "fir_blur", "fir_down2", "fir_up2", "posterior_step"]

@@ -1,0 +1,1 @@
+"""Sampling: images by seed, as an iterable of batches, and their writers."""

@@ -1,0 +1,43 @@
+"""Images that seeds name, as an iterable of batches (paper Eq. 6), the same at any batch size."""
+
+import math
+
+import torch
+
+from ddgan_fast.diffusion import denoise, draw_noise
+from ddgan_fast.noise import as_seeds
+
+CHUNK_PIXELS = 4096  # on a CPU the network always sees this many pixels: 4 images of 32x32, where a larger batch gains 10 %
+
+
+def batches(generator, schedule, seeds, batch_size):
+    """Yield (seeds, samples) for `batch_size` seeds after the other; samples [b, C, H, W] or [b, 2], on the generator's device.
+
+    generator: with `config` (config.Model), in eval mode.  schedule: on its device.  seeds: a sequence of whole numbers.
+    On a CPU a sample is bitwise the same at any batch size and in any company.
+    """
+    for start in range(0, len(seeds), batch_size):
+        part = seeds[start : start + batch_size]
+        yield part, sample(generator, schedule, part)
+
+
+@torch.inference_mode()
+def sample(generator, schedule, seeds):
+    """The samples of `seeds` [b, ...], in one batch on a GPU, in chunks of a fixed size on a CPU.
+
+    CPU kernels round differently at different batch sizes; so every chunk has the same size there, the last one padded.
+    """
+    weight = next(generator.parameters())
+    seeds = as_seeds(seeds, weight.device)
+    if weight.device.type != "cpu":
+        return _denoise(generator, schedule, seeds, weight.dtype)
+    chunk = max(1, CHUNK_PIXELS // math.prod(generator.config.sample_shape[1:]))
+    padded = torch.cat((seeds, seeds[-1:].expand(-len(seeds) % chunk)))
+    return torch.cat([_denoise(generator, schedule, part, weight.dtype) for part in padded.split(chunk)])[: len(seeds)]
+
+
+def _denoise(generator, schedule, seeds, dtype):
+    x, z, noise = (None if part is None else part.to(dtype) for part in draw_noise(seeds, generator.config, schedule.steps))
+    if x.dim() == 4:
+        x = x.to(memory_format=torch.channels_last)
+    return denoise(generator, schedule, x, z, noise)

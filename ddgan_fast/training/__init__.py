@@ -1,0 +1,1 @@
+"""Training: losses, averaged weights, the loop, and its state on disk."""

@@ -1,0 +1,74 @@
+"""The adversarial losses (paper Eq. 5, C.2), pure functions: all that is random comes in as `Draws`."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddgan_fast.diffusion import q_sample_pair
+from ddgan_fast.ops import posterior_step
+
+
+class Draws(NamedTuple):
+    """What one half of a training step draws: t [B] int64 in 0..T-1, z [B, nz] (None without latent), the rest [B, ...] normal."""
+
+    t: Tensor
+    noise_tp1: Tensor
+    noise_t: Tensor
+    z: Tensor | None
+    noise_posterior: Tensor
+
+
+class DLoss(NamedTuple):
+    """Scalars with graph: total = real + fake + r1.  r1 is None where it was left out; logits are [B], detached."""
+
+    total: Tensor
+    real: Tensor
+    fake: Tensor
+    r1: Tensor | None
+    real_logits: Tensor
+    fake_logits: Tensor
+
+
+def d_loss(generator, discriminator, schedule, images, draws, r1_gamma=0.0):
+    """The discriminator's loss: mean softplus(-D(real)) + mean softplus(D(fake)) [+ R1].
+
+    images: [B, ...] in [-1, 1].  The fake is drawn without a graph: no gradient reaches the generator.
+    r1_gamma > 0 adds gamma / 2 * mean over samples of |gradient of sum D with respect to x_t|^2 (Mescheder et al. 2018), which
+    needs second-order gradients of the discriminator.
+    """
+    x_t, x_tp1 = q_sample_pair(schedule, images, draws.t, draws.noise_t, draws.noise_tp1)
+    x_t.requires_grad_(r1_gamma > 0)
+    real_logits = discriminator(x_t, draws.t, x_tp1)
+    real = F.softplus(-real_logits).mean()
+    r1 = None
+    if r1_gamma > 0:
+        (gradient,) = torch.autograd.grad(real_logits.sum(), x_t, create_graph=True)
+        r1 = r1_gamma / 2 * gradient.flatten(1).square().sum(dim=1).mean()
+    with torch.no_grad():
+        fake_x_t = draw_fake(generator, schedule, x_tp1, draws)
+    fake_logits = discriminator(fake_x_t, draws.t, x_tp1)
+    fake = F.softplus(fake_logits).mean()
+    total = real + fake if r1 is None else real + fake + r1
+    return DLoss(total, real, fake, r1, real_logits.detach(), fake_logits.detach())
+
+
+class GLoss(NamedTuple):
+    """total: scalar with graph; logits [B], detached."""
+
+    total: Tensor
+    logits: Tensor
+
+
+def g_loss(generator, discriminator, schedule, images, draws):
+    """The generator's non-saturating loss: mean softplus(-D(fake)).  Arguments as in `d_loss`."""
+    _, x_tp1 = q_sample_pair(schedule, images, draws.t, draws.noise_t, draws.noise_tp1)
+    logits = discriminator(draw_fake(generator, schedule, x_tp1, draws), draws.t, x_tp1)
+    return GLoss(F.softplus(-logits).mean(), logits.detach())
+
+
+def draw_fake(generator, schedule, x_tp1, draws):
+    """x_t from x_{t+1} by the generator and the posterior (paper Eq. 6)."""
+    x0 = generator(x_tp1, draws.t, draws.z)
+    return posterior_step(x0, x_tp1, draws.t, schedule.posterior, noise=draws.noise_posterior)

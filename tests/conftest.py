@@ -1,0 +1,53 @@
+"""Shared by all tests: golden arrays, quiet threads, and the reason why GPU tests skip."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Golden:
+    """One file of the reference's arrays: g["in/x"] is a tensor (float32 as float64 on request), g.group("w/") a dict of tensors."""
+
+    def __init__(self, name):
+        self.arrays = np.load(GOLDEN / f"{name}.npz")
+        self.config = json.loads(str(self.arrays["config"]))
+        self.meta = json.loads(str(self.arrays["meta"]))
+
+    def __getitem__(self, key):
+        return torch.from_numpy(self.arrays[key])
+
+    def __contains__(self, key):
+        return key in self.arrays
+
+    def group(self, prefix):
+        return {key.removeprefix(prefix): self[key] for key in self.arrays.files if key.startswith(prefix)}
+
+
+@pytest.fixture
+def golden():
+    return Golden
+
+
+def _assert_near(got, want, limit, scale=None):
+    """Largest difference over the largest |want| (or over `scale`, for arrays that are negligible beside their siblings)."""
+    assert got.shape == want.shape
+    scale = want.abs().max().item() if scale is None else scale
+    worst = (got.double() - want.double()).abs().max().item()
+    assert worst <= limit * scale, f"differs by {worst / scale:.2e} of {scale:.3g}; limit {limit:.0e}"
+
+
+@pytest.fixture
+def assert_near():
+    return _assert_near
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
