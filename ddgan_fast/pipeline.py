@@ -1,8 +1,9 @@
 """`DDGANPipeline`, the public face: a generator with its schedule, called with seeds, answers with images."""
 
+import operator
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +11,10 @@ import torch
 from ddgan_fast import config as configs
 from ddgan_fast.checkpoint.model import load_model, save_model
 from ddgan_fast.checkpoint.released import convert
-from ddgan_fast.diffusion import Schedule, denoise
+from ddgan_fast.diffusion import Schedule, denoise, draw_noise
 from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.models import build_generator
-from ddgan_fast.noise import MAX_SEED
+from ddgan_fast.noise import MAX_SEED, as_seeds
 from ddgan_fast.pictures import to_pil, to_uint8
 from ddgan_fast.sampling import generate
 
@@ -36,10 +37,11 @@ class Output:
     """Wall time of noise, network and posterior steps, device work included."""
 
 
-def parse_seeds(seeds, num_images=1):
-    """Seeds as a range or list: "0-63" (inclusive), "3,5,9", one number s with num_images n (s .. s + n - 1), or a sequence.
+def parse_seeds(seeds, num_images=None):
+    """Seeds as a range or list.
 
-    Raises InputError for anything else, for none, and for a seed outside 0 to 2^63 - 1.
+    seeds: "0-63" (inclusive), "3,5,9", one number s (s .. s + num_images - 1, one image by default), or a sequence, whose
+    length num_images must be if given.  Raises InputError for anything else, for none, and for a seed outside 0 to 2^63 - 1.
     """
     try:
         if isinstance(seeds, str):
@@ -47,13 +49,137 @@ def parse_seeds(seeds, num_images=1):
             ranges = [range(int(first), int(last) + 1) for first, last in parts]
             found = ranges[0] if len(ranges) == 1 else [seed for part in ranges for seed in part]
         elif isinstance(seeds, int):
-            found = range(seeds, seeds + num_images)
+            found = range(seeds, seeds + (1 if num_images is None else num_images))
         else:
-            found = seeds if isinstance(seeds, range) else [int(seed) for seed in seeds]
+            found = seeds if isinstance(seeds, range) else [operator.index(seed) for seed in seeds]
     except (TypeError, ValueError) as error:
         raise InputError(f"seeds {seeds!r}: give a range as 0-63, a list as 3,5,9, or whole numbers") from error
-    if not found:
-        raise InputError(f"seeds {seeds!r}, num_images {num_images}: that is no image; num_images must be 1 or more, a range ascending")
-    if min(found[0], found[-1], min(found) if isinstance(found, list) else 0) < 0 or max(found[-1], max(found) if isinstance(found, list) else 0) > MAX_SEED:
+    if num_images is not None and len(found) != num_images or not found:
+        raise InputError(f"seeds {seeds!r} and num_images {num_images}: that is {len(found)} images; num_images must be 1 or more and fit the seeds")
+    lowest, highest = (found[0], found[-1]) if isinstance(found, range) else (min(found), max(found))
+    if lowest < 0 or highest > MAX_SEED:
         raise InputError(f"seeds {seeds!r}: a seed must be 0 to {MAX_SEED} (2^63 - 1)")
     return found
+
+
+class DDGANPipeline:
+    """A generator, its schedule and its config; `pipe(num_images=16, seed=0).images` draws.
+
+    Made by `from_pretrained`, `from_preset` or `from_original`; `to` and `compile` return the pipeline itself.
+    """
+
+    def __init__(self, generator, config):
+        """generator: models.build_generator(config.model) with its weights; config: config.Config."""
+        layout = torch.channels_last if config.model.network == "unet" else torch.contiguous_format
+        self.generator = generator.eval().requires_grad_(False).to(memory_format=layout)
+        self.config = config
+        self.schedule = Schedule.of(config.diffusion)
+
+    @classmethod
+    def from_pretrained(cls, path):
+        """From a model folder or a training run (its newest EMA). Raises CheckpointError where there is none or it is damaged."""
+        return cls(*load_model(path))
+
+    @classmethod
+    def from_preset(cls, name):
+        """Fresh weights of a preset, from torch's global RNG. Raises InputError for an unknown name."""
+        config = _preset(name)
+        return cls(build_generator(config.model), config)
+
+    @classmethod
+    def from_original(cls, path, preset=None, options=None, raw=False):
+        """From a released netG_*.pth or content.pth; arguments as checkpoint.released.convert, with the preset's name."""
+        return cls(*convert(path, _preset(preset) if preset else None, options, raw))
+
+    @property
+    def device(self):
+        """Where the weights are."""
+        return next(self.generator.parameters()).device
+
+    def to(self, *args, **kwargs):
+        """Move or cast the generator, as torch's `Module.to`. Noise is drawn in float32 and cast."""
+        self.generator.to(*args, **kwargs)
+        self.schedule = self.schedule.to(self.device)
+        return self
+
+    def compile(self, engine="auto"):
+        """Choose how the network runs: "auto" or "eager". Raises MissingError for an engine that is not there."""
+        if engine not in ("auto", *ENGINES):
+            raise MissingError(f"engine {engine!r}: this version has {', '.join(ENGINES)}")
+        return self
+
+    def batches(self, seeds, batch_size=BATCH):
+        """Yield (seeds, samples) batch by batch, so that memory stays bounded; samples float [b, C, H, W] in [-1, 1] or [b, 2].
+
+        seeds: as in `parse_seeds`.  A sample depends on its seed alone: on a CPU bitwise, at any batch size.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size = {batch_size}: it must be 1 or more")
+        return generate.batches(self.generator, self.schedule, parse_seeds(seeds), batch_size)
+
+    @torch.inference_mode()
+    def __call__(self, num_images=None, seed=0, *, seeds=None, latents=None, generator=None, output_type="pil", batch_size=BATCH):
+        """Draw samples; an Output.
+
+        num_images, seed: the images that seeds seed .. seed + num_images - 1 name; or seeds: "0-63", "3,5" or a sequence.
+        latents: x_T [N, C, H, W] standard normal instead of the seeds' own.  generator: a torch.Generator that draws x_T (unless
+        latents are given), z and the posterior noise, for parity with other code; the result then depends on the batch.
+        output_type: "pil", "np", "pt" or "uint8"; points have "np" and "pt".  Raises InputError for wrong arguments.
+        """
+        shape = self.config.model.sample_shape
+        allowed = OUTPUT_TYPES if len(shape) == 3 else ("np", "pt")
+        if output_type not in allowed:
+            raise InputError(f"output_type {output_type!r}: it must be one of {', '.join(allowed)}")
+        if latents is not None and tuple(latents.shape[1:]) != shape:
+            raise InputError(f"latents have shape {list(latents.shape)}; they must be [N, {', '.join(map(str, shape))}]")
+        if num_images is None and latents is not None:
+            num_images = len(latents)
+        found = parse_seeds(seed if seeds is None else seeds, num_images)
+        if latents is not None and len(latents) != len(found):
+            raise InputError(f"{len(latents)} latents for {len(found)} images; give one for each")
+        start = time.perf_counter()
+        if generator is None and latents is None:
+            samples = torch.cat([part for _, part in self.batches(found, batch_size)])
+        else:
+            samples = self._denoise(found, latents, generator)
+        if samples.is_cuda:
+            torch.cuda.synchronize(samples.device)
+        seconds = time.perf_counter() - start
+        return Output(_as(samples, output_type), list(found), self.config.diffusion.steps, seconds)
+
+    def _denoise(self, seeds, latents, generator):
+        """One batch from given latents or a torch.Generator; what neither gives comes from the seeds."""
+        model, steps = self.config.model, self.config.diffusion.steps
+        if generator is None:
+            x, z, noise = draw_noise(as_seeds(seeds, self.device), model, steps)
+        else:
+            draw = partial(torch.randn, generator=generator, device=generator.device)
+            x = draw(len(seeds), *model.sample_shape) if latents is None else None
+            drawn = [(draw(len(seeds), model.latent_dim), draw(len(seeds), *model.sample_shape)) for _ in range(steps)][::-1]
+            z, noise = map(torch.stack, zip(*drawn, strict=True))
+        kind = next(self.generator.parameters())
+        x, z, noise = (None if part is None else part.to(kind) for part in (x if latents is None else latents, z, noise))
+        return denoise(self.generator, self.schedule, x, z, noise)
+
+    def save_pretrained(self, path):
+        """Write a model folder (config.json, model.safetensors, README.md); an older model there is replaced."""
+        save_model(path, self.generator, self.config)
+
+
+def _preset(name):
+    try:
+        return configs.preset(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _as(samples, output_type):
+    """Samples in [-1, 1] as the output type asks; points as they are."""
+    if samples.dim() == 2:
+        return samples.float() if output_type == "pt" else samples.float().cpu().numpy()
+    if output_type == "pt":
+        return ((samples.float() + 1) / 2).clamp(0, 1)
+    if output_type == "np":
+        return ((samples.float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    images = to_uint8(samples).cpu().numpy()
+    return images if output_type == "uint8" else [to_pil(image) for image in images]

@@ -26,11 +26,17 @@ images = DDGANPipeline.from_pretrained("DIR")(num_images=16, seed=0).images
 """
 
 
-def save_model(path, generator, config, origin=""):
-    """Write a model folder; an older model there is replaced. Raises InputError where `path` holds something else."""
+def check_target(path):
+    """Raises InputError unless a model may be written to `path`: it is new, an empty folder, or an older model."""
     path = Path(path)
     if path.exists() and not (path / "config.json").is_file() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists and is not a model folder; give a new or empty one")
+
+
+def save_model(path, generator, config, origin=""):
+    """Write a model folder; an older model there is replaced. Raises InputError where `path` holds something else."""
+    path = Path(path)
+    check_target(path)
     card = CARD.format(
         name=config.name,
         shape="x".join(map(str, config.model.sample_shape)),

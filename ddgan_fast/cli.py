@@ -1,0 +1,265 @@
+"""The command `ddgan`: one function per command. Heavy imports are inside the commands, so that `ddgan --help` is quick."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ddgan_fast.config import Config, preset
+from ddgan_fast.config_file import read_yaml
+from ddgan_fast.errors import DDGANError, InputError, ResourceError
+
+DEFAULT_PRESET = "demo"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model: `ddgan train --preset cifar10 --data cifar10:DIR --out runs/cifar10`."""
+
+    out: Path
+    """Folder of the run: config.yaml, metrics.jsonl, samples/, checkpoints/."""
+    settings: Config
+    preset: str = DEFAULT_PRESET
+    """Where the settings below start from; `ddgan presets` lists them."""
+    config: Path | None = None
+    """YAML file of settings, on top of the preset."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU where there is one."""
+    resume: bool = False
+    """Go on from the newest intact checkpoint of the run."""
+
+    def run(self):
+        from ddgan_fast.data import open_loader
+        from ddgan_fast.environment import collect
+        from ddgan_fast.training.loop import train
+        from ddgan_fast.training.run import open_run
+
+        device = pick_device(self.device)
+        loader = open_loader(self.settings, device)
+        state = open_run(self.out, self.settings, collect(), device, self.resume)
+        train(state, loader, self.out)
+        print(f"{self.out}: {state.step} steps; draw with: ddgan sample --model {self.out} --num-images 64 --format grid")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images, one per seed: `ddgan sample --model DIR --num-images 64 --format grid`."""
+
+    model: Path
+    """A model folder, or a training run (its newest EMA)."""
+    num_images: int | None = None
+    """Seeds 0 .. N - 1."""
+    seeds: str | None = None
+    """Seeds as 0-63 (inclusive) or 3,5,9, in place of --num-images."""
+    format: Literal["png", "npz", "grid"] = "png"
+    """png: a folder with a file per seed; npz: images uint8 [N,H,W,C] and seeds int64; grid: one picture."""
+    out: Path | None = None
+    """Folder (png) or file (npz, grid); by default samples, samples.npz or samples.png here."""
+    batch_size: int = 100
+    """Images per batch; it changes no image."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto."""
+    engine: str = "auto"
+    """How the network runs: auto or eager."""
+
+    def run(self):
+        from tqdm import tqdm
+
+        from ddgan_fast.pipeline import DDGANPipeline, parse_seeds
+        from ddgan_fast.sampling.writers import write
+
+        if (self.num_images is None) == (self.seeds is None):
+            raise InputError("give either --num-images N or --seeds 0-63")
+        seeds = parse_seeds(0 if self.seeds is None else self.seeds, self.num_images)
+        pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)).compile(self.engine)
+        out = self.out or Path({"png": "samples", "npz": "samples.npz", "grid": "samples.png"}[self.format])
+        with tqdm(total=len(seeds), unit="img", mininterval=1.0) as bar:
+
+            def watched():
+                for part, samples in pipe.batches(seeds, self.batch_size):
+                    yield part, samples
+                    bar.update(len(part))
+
+            write(watched(), out, self.format, len(seeds), pipe.config.model.sample_shape)
+        print(f"{out}: {len(seeds)} samples, {pipe.config.diffusion.steps} network evaluations each")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert a released netG_*.pth or content.pth into a model folder."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    out: Path
+    """The new model folder."""
+    preset: str | None = None
+    """The preset whose model the file holds."""
+    options: Path | None = None
+    """JSON file with the options of the released training script, in place of --preset."""
+    raw: bool = False
+    """From content.pth: the raw weights in place of their moving average."""
+
+    def run(self):
+        from ddgan_fast.checkpoint.model import check_target, save_model
+        from ddgan_fast.checkpoint.released import convert
+
+        check_target(self.out)
+        options = None if self.options is None else read_options(self.options)
+        generator, config = convert(self.file, None if self.preset is None else find_preset(self.preset), options, self.raw)
+        save_model(self.out, generator, config, f"Converted from {self.file.name}{' (raw weights)' if self.raw else ''}.")
+        print(f"{self.out}: {sum(p.numel() for p in generator.parameters()):,} parameters; draw with: ddgan sample --model {self.out} --num-images 64")
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the presets, or show one with the source of every number: `ddgan presets show cifar10`."""
+
+    action: Annotated[Literal["list", "show"], tyro.conf.Positional] = "list"
+    name: Annotated[str | None, tyro.conf.Positional] = None
+
+    def run(self):
+        from ddgan_fast.config import PRESETS
+        from ddgan_fast.sources import describe, partner
+
+        if self.action == "list":
+            for name, config in PRESETS.items():
+                size = "x".join(map(str, config.model.sample_shape))
+                print(f"{name:22} {size:10} T = {config.diffusion.steps}, {config.train.iterations:,} steps of {config.train.batch_size}")
+            return
+        find_preset(self.name or "")
+        other = partner(self.name)
+        print(f"{self.name}" + (f"; where {other} differs, its value is in brackets" if other else ""))
+        for setting, value, source, theirs in describe(self.name):
+            differs = f"  [{other}: {theirs}]" if other and setting != "data" and theirs != value else ""
+            print(f"  {setting:22} {value!s:20} {source}{differs}")
+
+
+@dataclass(frozen=True)
+class Env:
+    """Say what is here: versions, devices, backends, engines, extras, and why something is missing."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def run(self):
+        from ddgan_fast.environment import collect
+
+        found = collect()
+        if self.json:
+            print(json.dumps(found, indent=2))
+            return
+        for section, entries in found.items():
+            print(section)
+            for name, text in entries.items():
+                print(f"  {name:16} {text}")
+
+
+def find_preset(name):
+    """The preset of that name. Raises InputError where there is none."""
+    try:
+        return preset(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def read_options(path):
+    """The options of the released script from a JSON file. Raises InputError where it holds no object."""
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{path}: must hold a JSON object of option names and values")
+    return options
+
+
+def pick_device(name):
+    """The torch device of that name; auto is a GPU where there is one. Raises InputError where it is not there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}; give cpu, cuda, cuda:N or auto") from error
+    return device
+
+
+def flag_value(argv, flag):
+    """The value of `--flag value` or `--flag=value` in argv, or None."""
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def settings_before_flags(argv):
+    """The Config that `ddgan train` starts from: the preset, then the run's own config with --resume, then --config."""
+    config = find_preset(flag_value(argv, "--preset") or DEFAULT_PRESET)
+    out = flag_value(argv, "--out")
+    if "--resume" in argv and out and (Path(out) / "config.yaml").is_file():
+        config = read_yaml(Path(out) / "config.yaml", config)
+    if path := flag_value(argv, "--config"):
+        config = read_yaml(Path(path), config)
+    return config
+
+
+def parse(argv):
+    """The command object that argv asks for. Exits with 2 and a message for a wrong flag, with 0 for --help."""
+    start = settings_before_flags(argv) if argv[:1] == ["train"] else preset(DEFAULT_PRESET)
+    train = Train(out=tyro.MISSING, settings=start)
+    commands = (
+        Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Convert, tyro.conf.subcommand("convert")]
+        | Annotated[Presets, tyro.conf.subcommand("presets")]
+        | Annotated[Env, tyro.conf.subcommand("env")]
+    )
+    try:
+        return tyro.cli(commands, prog="ddgan", description=__doc__.partition("\n")[0], args=argv, config=(tyro.conf.OmitArgPrefixes,))
+    except ValueError as error:  # a value that a config dataclass refuses
+        raise InputError(str(error)) from None
+
+
+def main(argv=None):
+    """Run a command and return its exit code; an error is one message on stderr, with its traceback only under --debug."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"] or ["--help"]
+    logging.basicConfig(format="ddgan: %(message)s", level=logging.WARNING)
+    try:
+        parse(argv).run()
+        return 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of a pipe went away; stdout must not raise again when Python flushes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        code, text = _explain(error)
+        print(f"ddgan: {text}", file=sys.stderr)
+        return code
+
+
+def _explain(error):
+    """(exit code, message) of an exception."""
+    if isinstance(error, DDGANError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ResourceError.exit_code, f"error: out of memory: {error}; take a smaller --batch-size"
+    return 1, f"bug: {type(error).__name__}: {error}; run again with --debug for the traceback"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""config.yaml: a flat mapping of setting to value, read with limits and written beside a run."""
+
+from pathlib import Path
+
+import yaml
+
+from ddgan_fast.config import override, to_dict
+from ddgan_fast.errors import InputError
+
+MAX_BYTES = 1 << 20
+
+
+def read_yaml(path, config):
+    """`config` with the settings of a YAML file. Raises InputError that names the file and the line of what is wrong."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: larger than 1 MiB; not a config file")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise InputError(f"{path}: aliases (*name) are not read; write the values out")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as YAML: {error}") from error
+    if values is None:
+        return config
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must be a mapping, one 'setting: value' a line")
+    lines = {key.value: key.start_mark.line + 1 for key, _ in root.value}
+    for name, value in values.items():
+        try:
+            config = override(config, {name: value})
+        except ValueError as error:
+            raise InputError(f"{path}:{lines.get(str(name), 1)}: {error}") from error
+    return config
+
+
+def write_yaml(path, config):
+    """Write all settings of `config`."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None), encoding="utf-8")

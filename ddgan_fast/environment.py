@@ -1,0 +1,62 @@
+"""What this machine has: versions, devices, backends, engines and extras, and for each missing one the reason (`ddgan env`)."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+THERE = "there"
+NOT_YET = "not in this version"
+EXTRAS = {  # extra: a module that it brings
+    "toy": "sklearn",
+    "data": "lmdb",
+    "dali": "nvidia.dali",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+    "torch-tensorrt": "torch_tensorrt",
+    "metrics": "torch_fidelity",
+    "hub": "huggingface_hub",
+    "demo": "gradio",
+    "serve": "litserve",
+}
+CORE = "torch", "numpy", "safetensors", "pillow", "tyro", "pyyaml", "tqdm", "triton"
+
+
+def collect():
+    """{section: {name: text}}; a part that is missing says why in its text. Imports torch, and none of the extras."""
+    import torch
+
+    from ddgan_fast import __version__
+    from ddgan_fast.pipeline import ENGINES
+
+    devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    if torch.cuda.is_available():
+        devices |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    else:
+        devices["cuda"] = f"none: {'torch is a CPU build' if torch.version.cuda is None else 'torch finds no CUDA device or driver'}"
+    return {
+        "versions": {"ddgan_fast": __version__, "python": platform.python_version(), "system": platform.platform()}
+        | {name: _version(name) for name in CORE},
+        "devices": devices,
+        "backends": {"reference": THERE, "triton": NOT_YET, "cpp": NOT_YET},
+        "extension": {"ddgan_fast._C": NOT_YET},
+        "engines": {name: THERE for name in ENGINES}
+        | {name: NOT_YET for name in ("graph", "compile", "onnx", "openvino", "tensorrt", "torch-tensorrt", "aot")},
+        "extras": {extra: THERE if _importable(module) else f'missing: pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
+    }
+
+
+def _version(distribution):
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _importable(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent package of a dotted name is missing
+        return False

@@ -1,0 +1,62 @@
+"""Where each number of a preset comes from, and where paper and released weights differ (`ddgan presets show`)."""
+
+from ddgan_fast.config import PRESETS, preset, to_dict
+
+_OURS = "chosen here"
+_SCRIPT = "released script, default"
+_COMMAND = "released command"
+
+# setting: (source in the released presets, source in the -paper presets)
+_SOURCES = {
+    **dict.fromkeys(("network", "image_channels", "latent", "centered"), (_SCRIPT, "C.1")),
+    "resolution": (_COMMAND, "Sec. 5"),
+    **dict.fromkeys(("channels", "channel_mult", "latent_dim", "embedding_dim"), (_COMMAND, "Table 6")),
+    **dict.fromkeys(("blocks", "attention"), (_SCRIPT, "Table 6")),
+    "mapping_layers": (f"{_COMMAND} (1 + n_mlp linear layers)", "Table 6"),
+    "dropout": (_SCRIPT, "C.1"),
+    "tanh": (_SCRIPT, "not stated; as released"),
+    "discriminator": (_SCRIPT, "Table 7, which has one halving more on CIFAR-10 than the released network"),
+    "discriminator_channels": (_COMMAND, "Table 7"),
+    "time_dim": (_COMMAND, "not stated; as released"),
+    "steps": (_COMMAND, "C.2"),
+    "beta_min": (_SCRIPT, "C.2"),
+    "beta_max": (_SCRIPT, "C.2"),
+    "epsilon": ("released schedule", "Eq. 16"),
+    **dict.fromkeys(("data", "seed", "workers", "log_every", "sample_every", "checkpoint_every", "keep"), (_OURS, _OURS)),
+    "flip": (f"{_SCRIPT} of this data set", "not stated; as released"),
+    "batch_size": (f"{_COMMAND}, over all GPUs", "Table 8"),
+    "iterations": (f"{_COMMAND}: (epochs + 1) x (images // batch)", "Table 8"),
+    "lr_g": (_COMMAND, "Table 8"),
+    "lr_d": (_COMMAND, "Table 8"),
+    "lr_min": (_SCRIPT, "not stated; cosine to 0"),
+    "lr_decay": (_SCRIPT, "C.2"),
+    **dict.fromkeys(("beta1", "beta2"), (_SCRIPT, "Table 8")),
+    "ema_decay": (_COMMAND, "Table 8"),
+    "r1_gamma": (_COMMAND, "C.2"),
+    "r1_every": (f"{_COMMAND}, not rescaled", "C.2: every step"),
+}
+_C5 = {"gaussians25": {"network", "channels", "batch_size", "lr_g", "lr_d", "steps", "iterations"}, "stackedmnist": {"iterations"}}
+
+
+def partner(name):
+    """The other preset of a pair (release and paper), or None."""
+    other = name.removesuffix("-paper") if name.endswith("-paper") else f"{name}-paper"
+    return other if other in PRESETS else None
+
+
+def describe(name):
+    """Rows (setting, value, source, value of the partner or None) of a preset. Raises ValueError for an unknown name."""
+    values = to_dict(preset(name))
+    other = to_dict(PRESETS[partner(name)]) if partner(name) else {}
+    del values["name"]
+    return [(setting, value, _source(name, setting), other.get(setting)) for setting, value in values.items()]
+
+
+def _source(name, setting):
+    if name in _C5:
+        if setting in _C5[name]:
+            return "paper C.5"
+        return _OURS if name == "gaussians25" or setting == "data" else "paper C.5: as CIFAR-10 (released values)"
+    if partner(name) is None:
+        return _OURS
+    return _SOURCES[setting][name.endswith("-paper")]
