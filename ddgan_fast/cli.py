@@ -78,11 +78,12 @@ class Sample:
             raise InputError("give either --num-images N or --seeds 0-63")
         seeds = parse_seeds(0 if self.seeds is None else self.seeds, self.num_images)
         pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)).compile(self.engine)
+        batches = pipe.batches(seeds, self.batch_size)
         out = self.out or Path({"png": "samples", "npz": "samples.npz", "grid": "samples.png"}[self.format])
         with tqdm(total=len(seeds), unit="img", mininterval=1.0) as bar:
 
             def watched():
-                for part, samples in pipe.batches(seeds, self.batch_size):
+                for part, samples in batches:
                     yield part, samples
                     bar.update(len(part))
 

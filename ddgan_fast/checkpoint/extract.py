@@ -1,4 +1,4 @@
-"""Child process that reads one released .pth: `python -m ddgan_fast.checkpoint.extract FILE OUT [--raw]`.
+"""Child process that reads one released .pth: `python extract.py FILE OUT [--raw]`.
 
 The only place where a pickle of weights is opened; it knows tensors, containers and argparse.Namespace. What it finds goes to
 OUT/tensors.safetensors and OUT/options.json; what is wrong goes to stderr as one line, with exit code 1.

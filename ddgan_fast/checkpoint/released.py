@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ddgan_fast.checkpoint import extract
 from ddgan_fast.checkpoint.folder import read_json, read_tensors
 from ddgan_fast.checkpoint.reference import from_options, generator_from, generator_keys, reference_shapes
 from ddgan_fast.config import PRESETS, Config
@@ -47,7 +48,7 @@ def read_pth(path, raw=False):
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; give a netG_<epoch>.pth or content.pth")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "ddgan_fast.checkpoint.extract", str(path), folder, *(["--raw"] if raw else [])]
+        command = [sys.executable, "-P", extract.__file__, str(path), folder, *(["--raw"] if raw else [])]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
         if child.returncode:
             reason = child.stderr.strip().splitlines()[-1:] or [f"the reader died with code {child.returncode}"]

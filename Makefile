@@ -1,0 +1,36 @@
+# Every target creates .venv with what it needs, if it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+# Without an NVIDIA driver: the CPU build of torch where the package index has it, else the usual build.
+TORCH ?= 2.13.0
+RUN ?= runs/demo
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: demo test lint bench clean
+
+.venv/ready: pyproject.toml constraints.txt setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed "setuptools>=77"
+	if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet "torch==$(TORCH)"; \
+	else $(BIN)/pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install --quiet "torch==$(TORCH)"; fi
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: .venv/ready  ## train on handwritten digits, then draw new ones
+	rm -rf $(RUN)
+	$(BIN)/ddgan train --preset demo --out $(RUN)
+	$(BIN)/ddgan sample --model $(RUN) --num-images 64 --format grid --out $(RUN)/demo.png
+	@echo "Look at $(RUN)/demo.png"
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.sample
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,183 @@
+"""Sampling: a seed names an image, memory stays bounded, files are whole."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddgan_fast import DDGANPipeline
+from ddgan_fast.config import override, preset
+from ddgan_fast.diffusion import denoise, draw_noise
+from ddgan_fast.errors import InputError, MissingError, ResourceError
+from ddgan_fast.models import build_generator
+from ddgan_fast.noise import X_T, normal
+from ddgan_fast.pipeline import parse_seeds
+from ddgan_fast.sampling import writers
+
+
+def make(name="tiny", **changes):
+    """A pipeline with weights that let every input matter."""
+    torch.manual_seed(0)
+    config = override(preset(name), changes)
+    generator = build_generator(config.model)
+    for parameter in generator.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    return DDGANPipeline(generator, config)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make()
+
+
+@pytest.mark.parametrize("name, changes", [("tiny", {}), ("tiny", {"resolution": 32, "image_channels": 3}), ("gaussians25", {}), ("tiny", {"latent": False})])
+def test_the_same_seed_is_the_same_image_at_any_batch_size(name, changes):
+    pipe = make(name, **changes)
+    whole = pipe(num_images=19, output_type="pt").images
+    assert len(torch.unique(whole.flatten(1), dim=0)) == 19
+    for batch_size in (1, 2, 3, 8, 18):
+        assert torch.equal(pipe(num_images=19, output_type="pt", batch_size=batch_size).images, whole)
+    order = [18, 3, 7, 0]
+    assert torch.equal(pipe(seeds=order, output_type="pt").images, whole[order])
+    assert torch.equal(pipe(num_images=3, seed=5, output_type="pt").images, whole[5:8])
+
+
+def test_a_sample_is_denoise_of_its_seeds_noise(pipe):
+    seeds = torch.arange(5)
+    noises = draw_noise(seeds, pipe.config.model, 4)
+    want = denoise(pipe.generator, pipe.schedule, *noises)
+    got = pipe(num_images=5, output_type="pt").images
+    assert torch.allclose(got, ((want + 1) / 2).clamp(0, 1), atol=1e-5)
+    assert torch.equal(noises[0], normal(seeds, X_T, 4, (1, 8, 8)))
+
+
+def test_output_types_agree(pipe):
+    out = pipe(num_images=3)
+    assert out.seeds == [0, 1, 2] and out.nfe == 4 and out.seconds > 0
+    uint8 = pipe(num_images=3, output_type="uint8").images
+    assert uint8.shape == (3, 8, 8, 1) and uint8.dtype == np.uint8
+    assert np.array_equal(np.stack([np.asarray(image) for image in out.images])[..., None], uint8)
+    array, tensor = (pipe(num_images=3, output_type=kind).images for kind in ("np", "pt"))
+    assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
+    assert np.abs(array * 255 - uint8).max() <= 0.5 + 1e-4
+    assert 0 <= array.min() and array.max() <= 1
+
+
+def test_given_latents_and_generators(pipe):
+    latents = normal(torch.arange(4), X_T, 4, (1, 8, 8))
+    given = pipe(latents=latents, output_type="pt").images
+    assert torch.allclose(given, pipe(num_images=4, output_type="pt").images, atol=1e-5)
+    draws = [pipe(num_images=2, generator=torch.Generator().manual_seed(seed), output_type="pt").images for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    torch.manual_seed(42)
+    x = torch.randn(2, 1, 8, 8)
+    drawn = [(torch.randn(2, 4), torch.randn(2, 1, 8, 8)) for _ in range(4)][::-1]
+    want = denoise(pipe.generator, pipe.schedule, x, *(torch.stack(part) for part in zip(*drawn, strict=True)))
+    got = pipe(num_images=2, generator=torch.Generator().manual_seed(42), output_type="pt").images
+    assert torch.allclose(got, ((want + 1) / 2).clamp(0, 1), atol=1e-5)
+
+
+def test_bfloat16_is_near(pipe):
+    full = pipe(num_images=4, output_type="pt").images
+    half = make().to(torch.bfloat16)(num_images=4, output_type="pt").images
+    assert half.dtype == torch.float32
+    assert (full - half).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ({"num_images": 0}, "num_images"), ({"num_images": -1}, "num_images"), ({"seeds": "5-3"}, "5-3"), ({"seeds": "a"}, "0-63"),
+        ({"seeds": [2**63]}, "2\\^63"), ({"seed": -1, "num_images": 1}, "seed"), ({"seeds": [1, 2], "num_images": 3}, "num_images"),
+        ({"num_images": 1, "output_type": "jpg"}, "output_type"), ({"num_images": 1, "batch_size": 0}, "batch_size"), ({"seeds": [1.5]}, "whole"),
+        ({"latents": torch.zeros(2, 3, 8, 8)}, "latents"), ({"latents": torch.zeros(2, 1, 8, 8), "num_images": 3}, "2 latents"), ({"latents": torch.zeros(2, 1, 8, 8), "seeds": "0-4"}, "5 images"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused(pipe, arguments, named):
+    with pytest.raises(InputError, match=named):
+        pipe(**arguments)
+
+
+def test_seed_forms():
+    assert list(parse_seeds("0-3")) == [0, 1, 2, 3]
+    assert parse_seeds("3,5-6,9") == [3, 5, 6, 9]
+    assert list(parse_seeds(7, 2)) == [7, 8] and list(parse_seeds(7)) == [7]
+    assert parse_seeds(f"{2**63 - 1}") == range(2**63 - 1, 2**63)
+
+
+def test_unknown_presets_and_engines():
+    with pytest.raises(InputError, match="did you mean 'cifar10'"):
+        DDGANPipeline.from_preset("cifar-10")
+    with pytest.raises(MissingError, match="eager"):
+        make().compile("graph")
+
+
+def test_a_saved_pipeline_draws_the_same(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    loaded = DDGANPipeline.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded(num_images=3, output_type="pt").images, pipe(num_images=3, output_type="pt").images)
+    assert loaded.config == pipe.config
+    loaded.save_pretrained(tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not a model folder"):
+        pipe.save_pretrained(tmp_path / "other")
+
+
+def test_writers(pipe, tmp_path):
+    want = pipe(num_images=5, output_type="uint8").images
+    for kind, name in (("png", "pngs"), ("npz", "all.npz"), ("grid", "grid.png")):
+        writers.write(pipe.batches("0-4", 2), tmp_path / name, kind, 5, (1, 8, 8))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["all.npz", "grid.png", "pngs"]
+    assert np.array_equal(np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "pngs").iterdir())])[..., None], want)
+    loaded = np.load(tmp_path / "all.npz")
+    assert np.array_equal(loaded["images"], want) and loaded["seeds"].tolist() == [0, 1, 2, 3, 4] and loaded["seeds"].dtype == np.int64
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    scale = grid.shape[1] // 24
+    assert np.array_equal(grid[::scale, ::scale][:8, 8:16], want[1, :, :, 0])
+
+
+def test_points_have_npz_and_a_density_picture(tmp_path):
+    pipe = make("gaussians25")
+    writers.write(pipe.batches("0-9", 4), tmp_path / "points.npz", "npz", 10, (2,))
+    assert np.array_equal(np.load(tmp_path / "points.npz")["points"], pipe(num_images=10, output_type="np").images)
+    writers.write(pipe.batches("0-9", 4), tmp_path / "grid.png", "grid", 10, (2,))
+    assert Image.open(tmp_path / "grid.png").size == (512, 512)
+    with pytest.raises(InputError, match="2-D points"):
+        writers.write(pipe.batches("0-9", 4), tmp_path / "pngs", "png", 10, (2,))
+    with pytest.raises(InputError, match="np, pt"):
+        pipe(num_images=1)
+
+
+@pytest.mark.parametrize("kind", ["png", "npz", "grid"])
+def test_nothing_half_written_stays(pipe, tmp_path, kind):
+    def broken():
+        yield from pipe.batches("0-1", 2)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResourceError, match="No space left"):
+        writers.write(broken(), tmp_path / "out", kind, 4, (1, 8, 8))
+    left = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(left) == (2 if kind == "png" else 0)  # whole images of finished batches
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """Peak memory of drawing 10,000 images at batch 100 is that of 200."""
+    program = (
+        "import resource, sys, torch; torch.set_num_threads(1)\n"
+        "from ddgan_fast import DDGANPipeline\n"
+        "from ddgan_fast.sampling.writers import write\n"
+        "pipe = DDGANPipeline.from_preset('tiny')\n"
+        "count = int(sys.argv[1])\n"
+        "write(pipe.batches(range(count), 100), sys.argv[2], 'npz', count, (1, 8, 8))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peaks = []
+    for count in (200, 10_000):
+        command = [sys.executable, "-c", program, str(count), str(tmp_path / f"{count}.npz")]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] < 1.02 * peaks[0]

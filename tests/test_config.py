@@ -1,0 +1,81 @@
+"""Config: validation, round trips, YAML with line numbers, presets and their sources."""
+
+import pytest
+
+from ddgan_fast.config import PRESETS, Config, field_names, from_dict, override, preset, to_dict
+from ddgan_fast.config_file import read_yaml, write_yaml
+from ddgan_fast.errors import InputError
+from ddgan_fast.sources import describe, partner
+
+
+def test_every_setting_has_a_name_of_its_own():
+    names = [name for name, _ in field_names()]
+    assert len(names) == len(set(names)) == len(to_dict(Config())) - 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_round_trip(name, tmp_path):
+    config = PRESETS[name]
+    assert config.name == name
+    assert from_dict(to_dict(config)) == config
+    write_yaml(tmp_path / "config.yaml", config)
+    assert read_yaml(tmp_path / "config.yaml", Config()) == config
+
+
+@pytest.mark.parametrize(
+    "values, named",
+    [
+        ({"stepz": 4}, "did you mean 'steps'"), ({"steps": 0}, "steps = 0"), ({"steps": 4.0}, "whole number"), ({"steps": True}, "whole number"),
+        ({"lr_g": float("nan")}, "finite"), ({"lr_g": -1}, "positive"), ({"lr_d": "fast"}, "number"), ({"tanh": 1}, "true or false"),
+        ({"network": "vit"}, "'unet' or 'mlp'"), ({"channel_mult": [1, "2"]}, "whole numbers"), ({"channel_mult": []}, "channel_mult"),
+        ({"resolution": 30}, "multiple of 8"), ({"resolution": 4, "channel_mult": [1]}, "8 or more"), ({"discriminator": "large"}, "64 or more"),
+        ({"channels": 6}, "multiple of 4"), ({"seed": 2**32}, "2\\^32"), ({"batch_size": 0}, "1 or more"), ({"dropout": 1.0}, "dropout"),
+        ({"beta_max": 0.05}, "beta_min"), ({"epsilon": 1}, "epsilon"), ({"time_dim": 2}, "time_dim"), ({"ema_decay": 1}, "ema_decay"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_named(values, named):
+    with pytest.raises(ValueError, match=named):
+        override(Config(), values)
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("steps: 2\nbatchsize: 3\n", r":2: unknown setting 'batchsize'; did you mean 'batch_size'"), ("steps: two\n", ":1: steps"),
+        ("a: &x 1\nb: *x\n", "aliases"), ("steps: !!python/object:os.system 1\n", "YAML"), ("- 1\n- 2\n", "mapping"), ("steps: [1\n", "YAML"),
+        ("lr_g: .nan\n", ":1: lr_g"), ("12: 3\n", ":1: unknown setting 12"),
+    ],
+)  # fmt: skip
+def test_wrong_yaml_names_file_and_line(tmp_path, text, named):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(InputError, match=named) as caught:
+        read_yaml(tmp_path / "run.yaml", Config())
+    assert "run.yaml" in str(caught.value)
+
+
+def test_yaml_that_is_missing_binary_or_huge(tmp_path):
+    with pytest.raises(InputError, match="nowhere.yaml"):
+        read_yaml(tmp_path / "nowhere.yaml", Config())
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="binary.yaml"):
+        read_yaml(tmp_path / "binary.yaml", Config())
+    (tmp_path / "huge.yaml").write_text("#" * (1 << 21))
+    with pytest.raises(InputError, match="1 MiB"):
+        read_yaml(tmp_path / "huge.yaml", Config())
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_yaml(tmp_path / "empty.yaml", Config()) == Config()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_number_of_a_preset_has_a_source(name):
+    rows = describe(name)
+    assert [row[0] for row in rows] == [setting for setting, _ in field_names()]
+    assert all(source for _, _, source, _ in rows)
+
+
+def test_pairs():
+    assert [partner(name) for name in ("cifar10", "cifar10-paper", "demo")] == ["cifar10-paper", "cifar10", None]
+    differing = {setting for setting, value, _, other in describe("cifar10") if value != other}
+    assert {"latent_dim", "embedding_dim", "epsilon", "lr_d", "r1_gamma", "r1_every", "batch_size"} <= differing
+    with pytest.raises(ValueError, match="did you mean 'celebahq256'"):
+        preset("celebahq")
