@@ -27,7 +27,6 @@ test: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.sample

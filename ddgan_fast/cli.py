@@ -113,7 +113,8 @@ class Convert:
         options = None if self.options is None else read_options(self.options)
         generator, config = convert(self.file, None if self.preset is None else find_preset(self.preset), options, self.raw)
         save_model(self.out, generator, config, f"Converted from {self.file.name}{' (raw weights)' if self.raw else ''}.")
-        print(f"{self.out}: {sum(p.numel() for p in generator.parameters()):,} parameters; draw with: ddgan sample --model {self.out} --num-images 64")
+        count = sum(p.numel() for p in generator.parameters())
+        print(f"{self.out}: {count:,} parameters; draw with: ddgan sample --model {self.out} --num-images 64")
 
 
 @dataclass(frozen=True)

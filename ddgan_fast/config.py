@@ -64,10 +64,11 @@ class Model:
         _require(self.time_dim >= 4, "time_dim", self.time_dim, "4 or more")
         if self.network == "mlp":
             return
-        _require(self.channel_mult and min(self.channel_mult) >= 1, "channel_mult", self.channel_mult, "one or more whole numbers from 1 up")
-        _require(self.channels >= 4 and self.channels % 4 == 0, "channels", self.channels, "a multiple of 4 (groups of 4 channels are normalised)")
+        _require(self.channel_mult and min(self.channel_mult) >= 1, "channel_mult", self.channel_mult, "whole numbers from 1 up")
+        _require(self.channels >= 4 and self.channels % 4 == 0, "channels", self.channels, "a multiple of 4")
         halvings = 2 ** (len(self.channel_mult) - 1)
-        _require(self.resolution % halvings == 0, "resolution", self.resolution, f"a multiple of {halvings} with {len(self.channel_mult)} levels in channel_mult")
+        multiple = f"a multiple of {halvings} with {len(self.channel_mult)} levels in channel_mult"
+        _require(self.resolution % halvings == 0, "resolution", self.resolution, multiple)
         least = 8 if self.discriminator == "small" else 64
         _require(self.resolution >= least, "resolution", self.resolution, f"{least} or more with the {self.discriminator} discriminator")
 
@@ -225,6 +226,7 @@ _256 = Model(resolution=256, channels=64, channel_mult=(1, 1, 2, 2, 4, 4), mappi
 
 # `-paper` rows: Tables 6 to 8 and C.2; the others: the commands released with the weights. A number that neither gives is the
 # released script's default. Iterations of released rows: (epochs + 1) * (images // batch), the last epoch at lr_min.
+# fmt: off
 PRESETS = {
     # paper FID 3.75; released netG_1200.pth; 1801 epochs of 195 steps
     "cifar10": Config("cifar10", train=Train(data="cifar10", flip=True, iterations=351_195)),

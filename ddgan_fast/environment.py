@@ -42,9 +42,9 @@ def collect():
         "devices": devices,
         "backends": {"reference": THERE, "triton": NOT_YET, "cpp": NOT_YET},
         "extension": {"ddgan_fast._C": NOT_YET},
-        "engines": {name: THERE for name in ENGINES}
-        | {name: NOT_YET for name in ("graph", "compile", "onnx", "openvino", "tensorrt", "torch-tensorrt", "aot")},
-        "extras": {extra: THERE if _importable(module) else f'missing: pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
+        "engines": dict.fromkeys(ENGINES, THERE)
+        | dict.fromkeys(("graph", "compile", "onnx", "openvino", "tensorrt", "torch-tensorrt", "aot"), NOT_YET),
+        "extras": {extra: THERE if _importable(module) else f'pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
     }
 
 

@@ -55,7 +55,7 @@ def parse_seeds(seeds, num_images=None):
     except (TypeError, ValueError) as error:
         raise InputError(f"seeds {seeds!r}: give a range as 0-63, a list as 3,5,9, or whole numbers") from error
     if num_images is not None and len(found) != num_images or not found:
-        raise InputError(f"seeds {seeds!r} and num_images {num_images}: that is {len(found)} images; num_images must be 1 or more and fit the seeds")
+        raise InputError(f"seeds {seeds!r}, num_images {num_images}: {len(found)} seeds; num_images must be 1 or more and fit the seeds")
     lowest, highest = (found[0], found[-1]) if isinstance(found, range) else (min(found), max(found))
     if lowest < 0 or highest > MAX_SEED:
         raise InputError(f"seeds {seeds!r}: a seed must be 0 to {MAX_SEED} (2^63 - 1)")

@@ -26,7 +26,7 @@ def weights(content, raw):
         state = content.get("optimizerG", {}).get("state", {})
         missing = [key for i, key in enumerate(tensors) if "ema" not in state.get(i, {})]
         if missing:
-            raise ValueError(f"it has no EMA weights for {len(missing)} of {len(tensors)} keys, first {missing[0]}; use --raw for the raw weights")
+            raise ValueError(f"it has no EMA weights for {len(missing)} keys, first {missing[0]}; use --raw for the raw weights")
         tensors = {key: state[i]["ema"] for i, key in enumerate(tensors)}
     return tensors, vars(options) if isinstance(options, argparse.Namespace) else None
 

@@ -37,15 +37,17 @@ FIXED_OPTIONS = {
 }
 # read by the training script alone, or without effect beside the fixed options
 IGNORED_OPTIONS = {
-    *("progressive_combine", "resamp_with_conv", "fourier_scale", "dataset", "exp", "seed", "resume", "batch_size", "num_epoch", "lr_g", "lr_d"),
-    *("beta1", "beta2", "no_lr_decay", "use_ema", "ema_decay", "r1_gamma", "lazy_reg", "save_content", "save_content_every", "save_ckpt_every"),
-    *("num_proc_node", "num_process_per_node", "node_rank", "local_rank", "master_address"),
-}
+    "progressive_combine", "resamp_with_conv", "fourier_scale", "dataset", "exp", "seed", "resume", "batch_size", "num_epoch", "lr_g", "lr_d",
+    "beta1", "beta2", "no_lr_decay", "use_ema", "ema_decay", "r1_gamma", "lazy_reg", "save_content", "save_content_every", "save_ckpt_every",
+    "num_proc_node", "num_process_per_node", "node_rank", "local_rank", "master_address",
+}  # fmt: skip
 
 _RES_BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "time": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1", "shortcut": "Conv_2"}
 _ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "projection": "NIN_3"}
 _NIN = {"weight": "W", "bias": "b"}
-_DISCRIMINATOR = {"time.0": "t_embed.main.0", "time.1": "t_embed.main.2", "conv_in": "start_conv", "conv_out": "final_conv", "head": "end_linear"}
+_DISCRIMINATOR = {
+    "time.0": "t_embed.main.0", "time.1": "t_embed.main.2", "conv_in": "start_conv", "conv_out": "final_conv", "head": "end_linear",
+}  # fmt: skip
 _DISCRIMINATOR_BLOCK = {"conv0": "conv1.0", "time": "dense_t1", "conv1": "conv2.0", "skip": "skip.0"}
 
 

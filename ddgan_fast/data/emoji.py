@@ -22,7 +22,7 @@ def open_emoji(path, shape):
         raise DataError(f"data set emoji: no file {path}; it must be a NotoColorEmoji.ttf ({APT_LINE} brings {FONT})")
     bitmaps = _bitmaps(path)
     pixels = torch.empty(len(bitmaps), *shape, dtype=torch.uint8)
-    for target, content in zip(pixels, bitmaps):
+    for target, content in zip(pixels, bitmaps, strict=True):
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             target.copy_(fit_image(_squared(on_white(image)), shape))
     return InMemory("emoji", pixels)

@@ -54,7 +54,7 @@ def fit_pixels(pixels, shape):
     kept = min(pixels.shape[1], channels)
     if pixels.shape[1:] != (kept, *shape[1:]):
         fitted = torch.empty(len(pixels), kept, *shape[1:], dtype=torch.uint8)
-        for target, image in zip(fitted, pixels.permute(0, 2, 3, 1).numpy()):  # [h, w, c]
+        for target, image in zip(fitted, pixels.permute(0, 2, 3, 1).numpy(), strict=True):  # [h, w, c]
             image = image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image)
             target.copy_(fit_image(Image.fromarray(image), fitted.shape[1:]))
         pixels = fitted

@@ -23,7 +23,8 @@ def adaptive_group_norm(x, scale, shift, groups, eps=1e-6, swish=False, fir=None
         raise InputError(f"adaptive_group_norm: {channels} channels cannot be split into {groups} groups")
     for name, value in (("scale", scale), ("shift", shift)):
         if value.shape not in ((channels,), (x.shape[0], channels)):
-            raise InputError(f"adaptive_group_norm: {name} has shape {list(value.shape)}; it must be [{channels}] or [{x.shape[0]}, {channels}]")
+            right = f"[{channels}] or [{x.shape[0]}, {channels}]"
+            raise InputError(f"adaptive_group_norm: {name} has shape {list(value.shape)}; it must be {right}")
     if fir not in RESAMPLE:
         raise InputError(f"adaptive_group_norm: fir = {fir!r}; it must be None, 'up' or 'down'")
     return pick("adaptive_group_norm", BACKENDS, x, scale, shift, skip)(x, scale, shift, groups, eps, swish, fir, skip)
@@ -44,7 +45,7 @@ def _centred(x, groups):
 
     On a CPU in channels_last it computes the variance as E[x^2] - E[x]^2, which cancels where the mean is large.
     """
-    if x.is_cuda or x.is_contiguous():
+    if x.is_cuda or x.is_contiguous() or x.dtype != torch.float32:
         return x
     with torch.no_grad():
         mean = x.mean(dim=(2, 3)).unflatten(1, (groups, -1)).mean(dim=2).repeat_interleave(x.shape[1] // groups, dim=1)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_another_architecture_names_the_preset_that_fits(tmp_path):
 
 
 def test_truncated_and_foreign_files(tmp_path):
-    whole = open(NET_G, "rb").read()
+    whole = Path(NET_G).read_bytes()
     for name, data in (("half", whole[: len(whole) // 2]), ("empty", b""), ("text", b"hello"), ("zeros", bytes(1000))):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(CheckpointError, match=name):

@@ -84,12 +84,14 @@ def test_pyramid_matches_reference(golden, assert_near, size, dtype, limit, layo
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 1, 2, 2), (2, 5, 4, 10)], ids=str)
 def test_up_is_four_times_the_adjoint_of_down(shape):
+    torch.manual_seed(0)
     x, y = torch.randn(shape, dtype=torch.float64), torch.randn(*shape[:2], 2 * shape[2], 2 * shape[3], dtype=torch.float64)
     torch.testing.assert_close((fir_up2(x) * y).sum(), 4 * (x * fir_down2(y)).sum(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("op, name", RUNS)
 def test_gradients_of_both_orders(op, name):
+    torch.manual_seed(0)
     x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     with backend.force(name):
         assert gradcheck(OPS[op][0], (x,))

@@ -17,6 +17,7 @@ each_backend = pytest.mark.parametrize("name", BACKENDS)
 
 def make_inputs(shape=IMAGES, dtype=torch.float32, layout=torch.contiguous_format):
     """x0, x_t, noise, and t that differs within the batch."""
+    torch.manual_seed(0)
     tensors = (torch.randn(shape).to(dtype).to(memory_format=layout) for _ in range(3))
     return *tensors, torch.arange(shape[0]) % 4
 

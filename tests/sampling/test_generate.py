@@ -63,7 +63,7 @@ def test_output_types_agree(pipe):
     array, tensor = (pipe(num_images=3, output_type=kind).images for kind in ("np", "pt"))
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
     assert np.abs(array * 255 - uint8).max() <= 0.5 + 1e-4
-    assert 0 <= array.min() and array.max() <= 1
+    assert array.min() >= 0 and array.max() <= 1
 
 
 def test_given_latents_and_generators(pipe):
@@ -93,7 +93,7 @@ def test_bfloat16_is_near(pipe):
         ({"num_images": 0}, "num_images"), ({"num_images": -1}, "num_images"), ({"seeds": "5-3"}, "5-3"), ({"seeds": "a"}, "0-63"),
         ({"seeds": [2**63]}, "2\\^63"), ({"seed": -1, "num_images": 1}, "seed"), ({"seeds": [1, 2], "num_images": 3}, "num_images"),
         ({"num_images": 1, "output_type": "jpg"}, "output_type"), ({"num_images": 1, "batch_size": 0}, "batch_size"), ({"seeds": [1.5]}, "whole"),
-        ({"latents": torch.zeros(2, 3, 8, 8)}, "latents"), ({"latents": torch.zeros(2, 1, 8, 8), "num_images": 3}, "2 latents"), ({"latents": torch.zeros(2, 1, 8, 8), "seeds": "0-4"}, "5 images"),
+        ({"latents": torch.zeros(2, 3, 8, 8)}, "latents"), ({"latents": torch.zeros(2, 1, 8, 8), "num_images": 3}, "2 latents"), ({"latents": torch.zeros(2, 1, 8, 8), "seeds": "0-4"}, "5 seeds"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_refused(pipe, arguments, named):
