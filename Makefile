@@ -10,7 +10,6 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .venv/ready: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed "setuptools>=77"
 	if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet "torch==$(TORCH)"; \
 	else $(BIN)/pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install --quiet "torch==$(TORCH)"; fi
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
@@ -27,6 +26,7 @@ test: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.sample

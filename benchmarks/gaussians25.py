@@ -44,7 +44,9 @@ def train(config, device):
         if state.step % 1000 == 0:
             pipe = DDGANPipeline(state.ema.module, config)
             modes, share = coverage(pipe(num_images=SAMPLES, output_type="pt").images.cpu())
-            print(f"T={config.diffusion.steps} step {state.step}: {modes} modes, {share:.1%} within 3 sigma, {trainer.metrics()}", flush=True)
+            print(
+                f"T={config.diffusion.steps} step {state.step}: {modes} modes, {share:.1%} within 3 sigma, {trainer.metrics()}", flush=True
+            )
             state.ema.module.requires_grad_(True)
     return DDGANPipeline(state.ema.module, config), time.perf_counter() - start
 
@@ -60,8 +62,15 @@ def main(device, iterations, seed, all_steps):
         train_settings = config.train
         rows.append(
             {
-                "steps": steps, "iterations": iterations, "batch_size": train_settings.batch_size, "lr_g": train_settings.lr_g,
-                "lr_d": train_settings.lr_d, "seed": seed, "samples": SAMPLES, "modes": modes, "within_3_sigma": round(share, 4),
+                "steps": steps,
+                "iterations": iterations,
+                "batch_size": train_settings.batch_size,
+                "lr_g": train_settings.lr_g,
+                "lr_d": train_settings.lr_d,
+                "seed": seed,
+                "samples": SAMPLES,
+                "modes": modes,
+                "within_3_sigma": round(share, 4),
                 "train_seconds": round(seconds),
             }  # fmt: skip
         )

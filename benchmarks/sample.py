@@ -26,8 +26,15 @@ def main(device):
             median, p20, p80 = timings(call, device, repeats=3 if device.type == "cpu" else 30)
             rows.append(
                 {
-                    "preset": preset, "batch": batch, "nfe": pipe.config.diffusion.steps, "dtype": "float32",
-                    "engine": "eager", "ms": round(median, 1), "ms_p20": round(p20, 1), "ms_p80": round(p80, 1), "images_per_s": round(1e3 * batch / median, 2),
+                    "preset": preset,
+                    "batch": batch,
+                    "nfe": pipe.config.diffusion.steps,
+                    "dtype": "float32",
+                    "engine": "eager",
+                    "ms": round(median, 1),
+                    "ms_p20": round(p20, 1),
+                    "ms_p80": round(p80, 1),
+                    "images_per_s": round(1e3 * batch / median, 2),
                 }  # fmt: skip
             )
     write_rows("sample", device, rows)

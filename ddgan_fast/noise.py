@@ -50,7 +50,7 @@ def normal(seeds, stream, step, shape):
     u = 1 the logarithm of a float32 u would be off by more than the result is large.
     """
     count = math.prod(shape)
-    u = ((words(seeds, stream, step, count + count % 2) >> 8) + 0.5) * 2.0**-24
+    u = ((words(seeds, stream, step, count + count % 2) >> 8).double() + 0.5) * 2.0**-24
     radius = torch.sqrt(-2 * torch.log(u[:, 0::2]))
     angle = 2 * math.pi * u[:, 1::2]
     pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)

@@ -48,7 +48,7 @@ def density(points, side=512, reach=2.0):
     """Picture [side, side, 1] of points [N, 2] in [-reach, reach]^2: darker where there are more; y points up."""
     counts, _, _ = np.histogram2d(-points[:, 1], points[:, 0], bins=side, range=[[-reach, reach]] * 2)
     ink = np.log1p(counts) / np.log1p(max(counts.max(), 1))
-    return (255 * (1 - ink ** 0.5)).astype(np.uint8)[:, :, None]
+    return (255 * (1 - ink**0.5)).astype(np.uint8)[:, :, None]
 
 
 def picture_of(samples):

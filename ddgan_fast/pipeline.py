@@ -13,7 +13,7 @@ from ddgan_fast.checkpoint.model import load_model, save_model
 from ddgan_fast.checkpoint.released import convert
 from ddgan_fast.diffusion import Schedule, denoise, draw_noise
 from ddgan_fast.errors import InputError, MissingError
-from ddgan_fast.models import build_generator
+from ddgan_fast.models import build_generator, memory_format
 from ddgan_fast.noise import MAX_SEED, as_seeds
 from ddgan_fast.pictures import to_pil, to_uint8
 from ddgan_fast.sampling import generate
@@ -70,8 +70,7 @@ class DDGANPipeline:
 
     def __init__(self, generator, config):
         """generator: models.build_generator(config.model) with its weights; config: config.Config."""
-        layout = torch.channels_last if config.model.network == "unet" else torch.contiguous_format
-        self.generator = generator.eval().requires_grad_(False).to(memory_format=layout)
+        self.generator = generator.eval().requires_grad_(False)
         self.config = config
         self.schedule = Schedule.of(config.diffusion)
 
@@ -99,6 +98,7 @@ class DDGANPipeline:
     def to(self, *args, **kwargs):
         """Move or cast the generator, as torch's `Module.to`. Noise is drawn in float32 and cast."""
         self.generator.to(*args, **kwargs)
+        self.generator.to(memory_format=memory_format(self.device))
         self.schedule = self.schedule.to(self.device)
         return self
 

@@ -20,7 +20,11 @@ ORDER = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-FILES = sorted(path.relative_to(ROOT / "ddgan_fast") for path in (ROOT / "ddgan_fast").rglob("*.py") if path.name != "__init__.py" or path.parent.name != "ddgan_fast")
+FILES = sorted(
+    path.relative_to(ROOT / "ddgan_fast")
+    for path in (ROOT / "ddgan_fast").rglob("*.py")
+    if path.name != "__init__.py" or path.parent.name != "ddgan_fast"
+)
 
 
 def imports(path):

@@ -37,9 +37,9 @@ FIXED_OPTIONS = {
 }
 # read by the training script alone, or without effect beside the fixed options
 IGNORED_OPTIONS = {
-    "progressive_combine", "resamp_with_conv", "fourier_scale", "dataset", "exp", "seed", "resume", "batch_size", "num_epoch", "lr_g", "lr_d",
-    "beta1", "beta2", "no_lr_decay", "use_ema", "ema_decay", "r1_gamma", "lazy_reg", "save_content", "save_content_every", "save_ckpt_every",
-    "num_proc_node", "num_process_per_node", "node_rank", "local_rank", "master_address",
+    "progressive_combine", "resamp_with_conv", "fourier_scale", "dataset", "exp", "seed", "resume", "batch_size", "num_epoch",
+    "lr_g", "lr_d", "beta1", "beta2", "no_lr_decay", "use_ema", "ema_decay", "r1_gamma", "lazy_reg", "save_content",
+    "save_content_every", "save_ckpt_every", "num_proc_node", "num_process_per_node", "node_rank", "local_rank", "master_address",
 }  # fmt: skip
 
 _RES_BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "time": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1", "shortcut": "Conv_2"}

@@ -50,7 +50,9 @@ def groups_of(channels):
     """Groups of a norm over so many channels: of 4 channels each, at most 32. Raises InputError where they do not divide."""
     groups = min(channels // 4, 32)
     if not groups or channels % groups:
-        raise InputError(f"a norm over {channels} channels: they must be a multiple of 4, above 128 of 32; change channels or channel_mult")
+        raise InputError(
+            f"a norm over {channels} channels: min(channels // 4, 32) groups must divide them; change channels or channel_mult"
+        )
     return groups
 
 

@@ -33,23 +33,28 @@ def adaptive_group_norm(x, scale, shift, groups, eps=1e-6, swish=False, fir=None
 def reference(x, scale, shift, groups, eps, swish, fir, skip):
     if skip is not None:
         x = torch.cat((x, skip), dim=1)
-    y = F.group_norm(_centred(x, groups), groups, eps=eps)
-    y = scale[..., None, None] * y + shift[..., None, None]
+    y = scale[..., None, None] * _norm(x, groups, eps) + shift[..., None, None]
     if swish:
         y = F.silu(y)
     return y if fir is None else (RESAMPLE[fir](y), RESAMPLE[fir](x))
 
 
-def _centred(x, groups):
-    """x less the mean of each group, which changes no norm; only where torch's kernel needs it.
+def _norm(x, groups, eps):
+    """F.group_norm, but for float32 on a CPU in channels_last.
 
-    On a CPU in channels_last it computes the variance as E[x^2] - E[x]^2, which cancels where the mean is large.
+    There torch is off by 5e-5 for a mean of 30 standard deviations, and by 3e-6 for 256 x 256 pixels (as E[x^2] - E[x]^2 would
+    be): too much for a whole generator.
     """
     if x.is_cuda or x.is_contiguous() or x.dtype != torch.float32:
-        return x
-    with torch.no_grad():
-        mean = x.mean(dim=(2, 3)).unflatten(1, (groups, -1)).mean(dim=2).repeat_interleave(x.shape[1] // groups, dim=1)
-    return x - mean[:, :, None, None]
+        return F.group_norm(x, groups, eps=eps)
+    x = x - _group_mean(x, groups)
+    return x * torch.rsqrt(_group_mean(x.square(), groups) + eps)
+
+
+def _group_mean(x, groups):
+    """[B, C, 1, 1]: for each channel, the mean of its group."""
+    mean = x.mean(dim=(2, 3)).unflatten(1, (groups, -1)).mean(dim=2)
+    return mean.repeat_interleave(x.shape[1] // groups, dim=1)[..., None, None]
 
 
 BACKENDS = {"reference": (always, reference)}

@@ -5,6 +5,7 @@ import math
 import torch
 
 from ddgan_fast.diffusion import denoise, draw_noise
+from ddgan_fast.models import memory_format
 from ddgan_fast.noise import as_seeds
 
 CHUNK_PIXELS = 4096  # on a CPU the network always sees this many pixels: 4 images of 32x32, where a larger batch gains 10 %
@@ -39,5 +40,5 @@ def sample(generator, schedule, seeds):
 def _denoise(generator, schedule, seeds, dtype):
     x, z, noise = (None if part is None else part.to(dtype) for part in draw_noise(seeds, generator.config, schedule.steps))
     if x.dim() == 4:
-        x = x.to(memory_format=torch.channels_last)
+        x = x.to(memory_format=memory_format(x.device))
     return denoise(generator, schedule, x, z, noise)

@@ -7,7 +7,7 @@ from ddgan_fast.checkpoint.folder import read_json, read_tensors, verify, write_
 from ddgan_fast.checkpoint.model import load_into, read_config
 from ddgan_fast.config import to_dict
 from ddgan_fast.errors import CheckpointError, NonFiniteError
-from ddgan_fast.models import build_discriminator, build_generator
+from ddgan_fast.models import build_discriminator, build_generator, memory_format
 
 
 class TrainState:
@@ -19,7 +19,8 @@ class TrainState:
 
     def __init__(self, config, device="cpu"):
         torch.manual_seed(config.train.seed)
-        layout = torch.channels_last if config.model.network == "unet" else torch.contiguous_format
+        device = torch.device(device)
+        layout = memory_format(device)
         train = config.train
         self.config = config
         self.step = 0

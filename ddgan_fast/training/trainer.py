@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from ddgan_fast import noise
 from ddgan_fast.diffusion import Schedule, denoise, draw_noise
 from ddgan_fast.errors import NonFiniteError
+from ddgan_fast.models import memory_format
 from ddgan_fast.training.losses import Draws, d_loss, g_loss
 
 D_HALF, G_HALF = 32, 40  # first noise stream of each half of a step; sampling has streams 0 to 2, data 16
@@ -68,6 +69,8 @@ class Trainer:
         state, train = self.state, self.state.config.train
         model, steps = state.config.model, self.schedule.steps
         torch.manual_seed(train.seed + state.step)  # dropout alone reads the global generator; so a resumed run repeats it
+        if images.dim() == 4:
+            images = images.to(memory_format=memory_format(self.device))
         seeds = position_seeds(train.seed, len(images), self.device)
         for optimiser, rate in zip((state.optim_g, state.optim_d), self.rates(), strict=True):
             optimiser.param_groups[0]["lr"] = rate

@@ -33,7 +33,9 @@ def pipe():
     return make()
 
 
-@pytest.mark.parametrize("name, changes", [("tiny", {}), ("tiny", {"resolution": 32, "image_channels": 3}), ("gaussians25", {}), ("tiny", {"latent": False})])
+@pytest.mark.parametrize(
+    "name, changes", [("tiny", {}), ("tiny", {"resolution": 32, "image_channels": 3}), ("gaussians25", {}), ("tiny", {"latent": False})]
+)
 def test_the_same_seed_is_the_same_image_at_any_batch_size(name, changes):
     pipe = make(name, **changes)
     whole = pipe(num_images=19, output_type="pt").images

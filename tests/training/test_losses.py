@@ -65,7 +65,10 @@ class Replay:
 
         self.networks["D"].requires_grad_(False)
         seen = []
-        watch = lambda module, inputs, output: seen.append((inputs, output))
+
+        def watch(module, inputs, output):
+            seen.append((inputs, output))
+
         hooks = [network.register_forward_hook(watch) for network in self.networks.values()]
         g = g_loss(*args, self.draws(i, "G"))
         for hook in hooks:

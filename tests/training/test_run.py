@@ -182,7 +182,18 @@ def test_a_bad_image_in_the_middle_saves_first(tmp_path, config):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_save_and_stop(tmp_path, number, code):
-    command = [sys.executable, "-m", "ddgan_fast.cli", "train", "--preset", "tiny", "--iterations", "100000", "--out", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "ddgan_fast.cli",
+        "train",
+        "--preset",
+        "tiny",
+        "--iterations",
+        "100000",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = Path(tmp_path / "run/metrics.jsonl")
     deadline = time.time() + 120
