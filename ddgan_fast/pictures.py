@@ -33,12 +33,13 @@ def to_pil(image):
 
 
 def grid(images, least_side=512):
-    """uint8 numpy [N, H, W, C] -> one picture [H', W', C], row by row, enlarged by whole pixels to about `least_side`."""
+    """uint8 numpy [N, H, W, C] -> one picture [H', W', C], row by row, a gray line between images, enlarged to about `least_side`."""
     columns = int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
     _, height, width, channels = images.shape
-    cells = np.zeros((rows * columns, height, width, channels), np.uint8)
-    cells[: len(images)] = images
+    height, width = height + 1, width + 1
+    cells = np.full((rows * columns, height, width, channels), 96, np.uint8)
+    cells[: len(images), :-1, :-1] = images
     picture = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, columns * width, channels)
     scale = max(1, least_side // (columns * width))
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -27,8 +27,8 @@ class TrainState:
         self.generator = build_generator(config.model).to(device, memory_format=layout)
         self.discriminator = build_discriminator(config.model).to(device, memory_format=layout)
         self.ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay))
-        self.optim_g = torch.optim.Adam(self.generator.parameters(), train.lr_g, (train.beta1, train.beta2))
-        self.optim_d = torch.optim.Adam(self.discriminator.parameters(), train.lr_d, (train.beta1, train.beta2))
+        self.optim_g = torch.optim.Adam(self.generator.parameters(), train.lr_g, (train.beta1, train.beta2), fused=True)
+        self.optim_d = torch.optim.Adam(self.discriminator.parameters(), train.lr_d, (train.beta1, train.beta2), fused=True)
 
     def save(self, root):
         """Write a checkpoint under `root`; its path. Raises NonFiniteError rather than keep a NaN, ResourceError on a full disk."""

@@ -139,8 +139,8 @@ def test_writers(pipe, tmp_path):
     loaded = np.load(tmp_path / "all.npz")
     assert np.array_equal(loaded["images"], want) and loaded["seeds"].tolist() == [0, 1, 2, 3, 4] and loaded["seeds"].dtype == np.int64
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
-    scale = grid.shape[1] // 24
-    assert np.array_equal(grid[::scale, ::scale][:8, 8:16], want[1, :, :, 0])
+    scale = grid.shape[1] // 27  # 3 columns of 8 pixels and a line
+    assert np.array_equal(grid[::scale, ::scale][:8, 9:17], want[1, :, :, 0])
 
 
 def test_points_have_npz_and_a_density_picture(tmp_path):
