@@ -18,6 +18,7 @@ CASES = {  # preset: batches. On a CPU a few images tell the rate; the GPU's are
 
 
 def main(device):
+    torch.backends.cudnn.allow_tf32 = False  # rows say float32
     rows = []
     for preset, batches in CASES[device.type].items():
         pipe = DDGANPipeline.from_preset(preset).to(device)

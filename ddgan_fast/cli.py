@@ -16,6 +16,7 @@ from ddgan_fast.config_file import read_yaml
 from ddgan_fast.errors import DDGANError, InputError, ResourceError
 
 DEFAULT_PRESET = "demo"
+SUMMARY = "Denoising Diffusion GANs: train, sample, convert. `ddgan COMMAND --help` tells more."
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ class Train:
         from ddgan_fast.data import open_loader
         from ddgan_fast.environment import collect
         from ddgan_fast.training.loop import train
-        from ddgan_fast.training.run import open_run
+        from ddgan_fast.training.run import locked, open_run
 
         device = pick_device(self.device)
         loader = open_loader(self.settings, device)
-        state = open_run(self.out, self.settings, collect(), device, self.resume)
-        train(state, loader, self.out)
+        with locked(self.out):
+            state = open_run(self.out, self.settings, collect(), device, self.resume)
+            train(state, loader, self.out)
         print(f"{self.out}: {state.step} steps; draw with: ddgan sample --model {self.out} --num-images 64 --format grid")
 
 
@@ -133,7 +135,9 @@ class Presets:
                 size = "x".join(map(str, config.model.sample_shape))
                 print(f"{name:22} {size:10} T = {config.diffusion.steps}, {config.train.iterations:,} steps of {config.train.batch_size}")
             return
-        find_preset(self.name or "")
+        if self.name is None:
+            raise InputError(f"presets show: which? {', '.join(PRESETS)}")
+        find_preset(self.name)
         other = partner(self.name)
         print(f"{self.name}" + (f"; where {other} differs, its value is in brackets" if other else ""))
         for setting, value, source, theirs in describe(self.name):
@@ -209,25 +213,23 @@ def settings_before_flags(argv):
     config = find_preset(flag_value(argv, "--preset") or DEFAULT_PRESET)
     out = flag_value(argv, "--out")
     if "--resume" in argv and out and (Path(out) / "config.yaml").is_file():
-        config = read_yaml(Path(out) / "config.yaml", config)
+        config = read_yaml(Path(out) / "config.yaml", Config())
     if path := flag_value(argv, "--config"):
         config = read_yaml(Path(path), config)
     return config
 
 
+COMMANDS = {"train": Train, "sample": Sample, "convert": Convert, "presets": Presets, "env": Env}
+
+
 def parse(argv):
     """The command object that argv asks for. Exits with 2 and a message for a wrong flag, with 0 for --help."""
-    start = settings_before_flags(argv) if argv[:1] == ["train"] else preset(DEFAULT_PRESET)
-    train = Train(out=tyro.MISSING, settings=start)
-    commands = (
-        Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Sample, tyro.conf.subcommand("sample")]
-        | Annotated[Convert, tyro.conf.subcommand("convert")]
-        | Annotated[Presets, tyro.conf.subcommand("presets")]
-        | Annotated[Env, tyro.conf.subcommand("env")]
-    )
+    flat = (tyro.conf.OmitArgPrefixes,)
+    if argv[0] not in COMMANDS:  # --help, or an unknown command
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="ddgan", description=SUMMARY, args=argv, config=flat)
+    default = Train(out=tyro.MISSING, settings=settings_before_flags(argv)) if argv[0] == "train" else None
     try:
-        return tyro.cli(commands, prog="ddgan", description=__doc__.partition("\n")[0], args=argv, config=(tyro.conf.OmitArgPrefixes,))
+        return tyro.cli(COMMANDS[argv[0]], prog=f"ddgan {argv[0]}", args=argv[1:], default=default, config=flat)
     except ValueError as error:  # a value that a config dataclass refuses
         raise InputError(str(error)) from None
 
@@ -245,7 +247,7 @@ def main(argv=None):
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of a pipe went away; stdout must not raise again when Python flushes it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
             raise
@@ -258,7 +260,7 @@ def _explain(error):
     """(exit code, message) of an exception."""
     if isinstance(error, DDGANError):
         return error.exit_code, f"error: {error}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return ResourceError.exit_code, f"error: out of memory: {error}; take a smaller --batch-size"
     return 1, f"bug: {type(error).__name__}: {error}; run again with --debug for the traceback"
 

@@ -167,19 +167,22 @@ def suggest(name, known):
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _checked(name, value, kind):
-    """The value as its field's type holds it. Raises ValueError where it is of another type."""
+def checked(name, value):
+    """(group, value as the field of that name holds it). Raises ValueError for an unknown name or a value of another type."""
+    if name not in _TYPES:
+        raise ValueError(f"unknown setting {name!r}{suggest(name, _TYPES)}")
+    group, kind = _TYPES[name]
     if get_origin(kind) is Literal:
         _require(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))
     elif kind is float:
         _require(type(value) in (int, float) and math.isfinite(value), name, value, "a finite number")
-        return float(value)
+        value = float(value)
     elif kind in (int, str, bool):
         _require(type(value) is kind, name, value, {int: "a whole number", str: "text", bool: "true or false"}[kind])
     else:
         _require(isinstance(value, (list, tuple)) and all(type(v) is int for v in value), name, value, "a list of whole numbers")
-        return tuple(value)
-    return value
+        value = tuple(value)
+    return group, value
 
 
 def override(config, values):
@@ -189,10 +192,8 @@ def override(config, values):
     """
     groups = {group: {} for group in ("", *GROUPS)}
     for name, value in values.items():
-        if name not in _TYPES:
-            raise ValueError(f"unknown setting {name!r}{suggest(name, _TYPES)}")
-        group, kind = _TYPES[name]
-        groups[group][name] = _checked(name, value, kind)
+        group, value = checked(name, value)
+        groups[group][name] = value
     changed = {group: replace(getattr(config, group), **groups[group]) for group in GROUPS if groups[group]}
     return replace(config, **groups[""], **changed)
 
@@ -213,7 +214,7 @@ def from_dict(values):
 def preset(name):
     """The preset of that name. Raises ValueError with the nearest name where there is none."""
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}{suggest(name, PRESETS)} Presets: {', '.join(PRESETS)}")
+        raise ValueError(f"no preset {name!r}{suggest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -239,24 +240,25 @@ PRESETS = {
     # paper FID 7.64; released netG_550.pth; 801 epochs of 843 steps
     "celebahq256": Config(
         "celebahq256", _256, Diffusion(steps=2),
-        Train(flip=True, batch_size=32, iterations=675_243, lr_g=2e-4, lr_d=1e-4, r1_gamma=2.0, r1_every=10),
+        Train(flip=True, workers=4, batch_size=32, iterations=675_243, lr_g=2e-4, lr_d=1e-4, r1_gamma=2.0, r1_every=10),
     ),
     "celebahq256-paper": Config(
         "celebahq256-paper", _256, Diffusion(epsilon=0.0),
-        Train(flip=True, batch_size=32, iterations=750_000, lr_d=1e-4, lr_min=0.0, ema_decay=0.999, r1_gamma=1.0, r1_every=1),
+        Train(flip=True, workers=4, batch_size=32, iterations=750_000, lr_d=1e-4, lr_min=0.0, ema_decay=0.999, r1_gamma=1.0, r1_every=1),
     ),
     # paper FID 5.25; no weights were released; 501 epochs of 1875 steps
     "lsun-church256": Config(
         "lsun-church256", _256,
-        train=Train(flip=True, batch_size=64, iterations=939_375, lr_d=1e-4, ema_decay=0.999, r1_gamma=1.0, r1_every=10),
+        train=Train(flip=True, workers=4, batch_size=64, iterations=939_375, lr_d=1e-4, ema_decay=0.999, r1_gamma=1.0, r1_every=10),
     ),
     "lsun-church256-paper": Config(
         "lsun-church256-paper", replace(_256, channels=128), Diffusion(epsilon=0.0),
-        Train(flip=True, batch_size=64, iterations=600_000, lr_g=2e-4, lr_d=1e-4, lr_min=0.0, ema_decay=0.999, r1_gamma=1.0, r1_every=1),
+        Train(flip=True, workers=4, batch_size=64, iterations=600_000, lr_g=2e-4, lr_d=1e-4,
+              lr_min=0.0, ema_decay=0.999, r1_gamma=1.0, r1_every=1),
     ),
     # paper C.5: as CIFAR-10, 150k steps
     "stackedmnist": Config("stackedmnist", train=Train(data="stackedmnist", iterations=150_000)),
-    # paper C.5: 3 layers of 512, Adam 1e-4, batch 512, 50k steps
+    # paper C.5: 3 layers of 512, Adam 1e-4, batch 512, 50k steps; benchmarks/gaussians25.py has settings for half of that
     "gaussians25": Config(
         "gaussians25", Model(network="mlp", channels=512, latent_dim=16, tanh=False),
         train=Train(data="gaussians25", batch_size=512, iterations=50_000, lr_g=1e-4, lr_d=1e-4, ema_decay=0.999, r1_gamma=0.0),

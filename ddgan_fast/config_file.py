@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from ddgan_fast.config import override, to_dict
+from ddgan_fast.config import checked, override, to_dict
 from ddgan_fast.errors import InputError
 
 MAX_BYTES = 1 << 20
@@ -30,10 +30,13 @@ def read_yaml(path, config):
     lines = {key.value: key.start_mark.line + 1 for key, _ in root.value}
     for name, value in values.items():
         try:
-            config = override(config, {name: value})
+            checked(name, value)
         except ValueError as error:
             raise InputError(f"{path}:{lines.get(str(name), 1)}: {error}") from error
-    return config
+    try:
+        return override(config, values)  # all at once: settings are judged together
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def write_yaml(path, config):

@@ -23,7 +23,7 @@ class Schedule:
     Index 0 is the clean image: a_cum[0] = 1, sigma_cum[0] = 0.
     posterior: [3, T] float32; rows: coefficient of x0, of x_{t+1}, standard deviation (0 at t = 0), paper Eq. 11.
     The betas are computed in float64 and rounded to float32; all that follows is float32, as in the released code.
-    Raises InputError for steps < 1 or 0 > epsilon >= 1.
+    Raises InputError for steps < 1 and for an epsilon outside [0, 1).
     """
 
     def __init__(self, steps=4, beta_min=0.1, beta_max=20.0, epsilon=1e-3):

@@ -20,6 +20,7 @@ from ddgan_fast.sampling import generate
 
 OUTPUT_TYPES = "pil", "np", "pt", "uint8"
 ENGINES = ("eager",)
+MOST_IMAGES = 100_000_000
 BATCH = 100  # samples per batch of a call, as in the paper's timing
 
 
@@ -47,18 +48,20 @@ def parse_seeds(seeds, num_images=None):
         if isinstance(seeds, str):
             parts = [part.split("-") if "-" in part else (part, part) for part in seeds.split(",")]
             ranges = [range(int(first), int(last) + 1) for first, last in parts]
-            found = ranges[0] if len(ranges) == 1 else [seed for part in ranges for seed in part]
-        elif isinstance(seeds, int):
-            found = range(seeds, seeds + (1 if num_images is None else num_images))
+        elif hasattr(seeds, "__index__"):
+            ranges = [range(operator.index(seeds), operator.index(seeds) + (1 if num_images is None else num_images))]
         else:
-            found = seeds if isinstance(seeds, range) else [operator.index(seed) for seed in seeds]
+            ranges = [seeds] if isinstance(seeds, range) else [range(seed, seed + 1) for seed in map(operator.index, seeds)]
     except (TypeError, ValueError) as error:
         raise InputError(f"seeds {seeds!r}: give a range as 0-63, a list as 3,5,9, or whole numbers") from error
-    if num_images is not None and len(found) != num_images or not found:
-        raise InputError(f"seeds {seeds!r}, num_images {num_images}: {len(found)} seeds; num_images must be 1 or more and fit the seeds")
-    lowest, highest = (found[0], found[-1]) if isinstance(found, range) else (min(found), max(found))
-    if lowest < 0 or highest > MAX_SEED:
-        raise InputError(f"seeds {seeds!r}: a seed must be 0 to {MAX_SEED} (2^63 - 1)")
+    counts = [part.stop - part.start for part in ranges]  # len() refuses huge ones
+    if not ranges or min(counts) < 1 or num_images not in (None, sum(counts)):
+        raise InputError(f"seeds {seeds!r}, num_images {num_images}: num_images must be 1 or more and fit the seeds, a range ascending")
+    if min(part.start for part in ranges) < 0 or max(part.stop for part in ranges) > MAX_SEED + 1:
+        raise InputError(f"seeds {seeds!r}, num_images {num_images}: a seed must be 0 to {MAX_SEED} (2^63 - 1)")
+    if sum(counts) > MOST_IMAGES:
+        raise InputError(f"seeds {seeds!r}, num_images {num_images}: {sum(counts):,} images; {MOST_IMAGES:,} is the most of one call")
+    found = ranges[0] if len(ranges) == 1 else [seed for part in ranges for seed in part]
     return found
 
 
@@ -72,7 +75,7 @@ class DDGANPipeline:
         """generator: models.build_generator(config.model) with its weights; config: config.Config."""
         self.generator = generator.eval().requires_grad_(False)
         self.config = config
-        self.schedule = Schedule.of(config.diffusion)
+        self.schedule = Schedule.of(config.diffusion).to(self.device)
 
     @classmethod
     def from_pretrained(cls, path):
@@ -117,17 +120,18 @@ class DDGANPipeline:
             raise InputError(f"batch_size = {batch_size}: it must be 1 or more")
         return generate.batches(self.generator, self.schedule, parse_seeds(seeds), batch_size)
 
-    @torch.inference_mode()
-    def __call__(self, num_images=None, seed=0, *, seeds=None, latents=None, generator=None, output_type="pil", batch_size=BATCH):
+    @torch.no_grad()
+    def __call__(self, num_images=None, seed=0, *, seeds=None, latents=None, generator=None, output_type=None, batch_size=BATCH):
         """Draw samples; an Output.
 
         num_images, seed: the images that seeds seed .. seed + num_images - 1 name; or seeds: "0-63", "3,5" or a sequence.
         latents: x_T [N, C, H, W] standard normal instead of the seeds' own.  generator: a torch.Generator that draws x_T (unless
         latents are given), z and the posterior noise, for parity with other code; the result then depends on the batch.
-        output_type: "pil", "np", "pt" or "uint8"; points have "np" and "pt".  Raises InputError for wrong arguments.
+        output_type: "pil" (default), "np", "pt" or "uint8"; points have "np" (default) and "pt".  Raises InputError for wrong arguments.
         """
         shape = self.config.model.sample_shape
         allowed = OUTPUT_TYPES if len(shape) == 3 else ("np", "pt")
+        output_type = output_type or allowed[0]
         if output_type not in allowed:
             raise InputError(f"output_type {output_type!r}: it must be one of {', '.join(allowed)}")
         if latents is not None and tuple(latents.shape[1:]) != shape:

@@ -12,7 +12,7 @@ _SOURCES = {
     "resolution": (_COMMAND, "Sec. 5"),
     **dict.fromkeys(("channels", "channel_mult", "latent_dim", "embedding_dim"), (_COMMAND, "Table 6")),
     **dict.fromkeys(("blocks", "attention"), (_SCRIPT, "Table 6")),
-    "mapping_layers": (f"{_COMMAND} (1 + n_mlp linear layers)", "Table 6"),
+    "mapping_layers": (f"{_COMMAND}; 1 + n_mlp linear layers", "Table 6, its 3 read as n_mlp: 1 + 3 linear layers"),
     "dropout": (_SCRIPT, "C.1"),
     "tanh": (_SCRIPT, "not stated; as released"),
     "discriminator": (_SCRIPT, "Table 7, which has one halving more on CIFAR-10 than the released network"),
@@ -36,6 +36,8 @@ _SOURCES = {
     "r1_every": (f"{_COMMAND}, not rescaled", "C.2: every step"),
 }
 _C5 = {"gaussians25": {"network", "channels", "batch_size", "lr_g", "lr_d", "steps", "iterations"}, "stackedmnist": {"iterations"}}
+# settings whose released command leaves the flag out
+_DEFAULTS = {("celebahq256", "mapping_layers"), ("lsun-church256", "mapping_layers"), ("celebahq256", "ema_decay")}
 
 
 def partner(name):
@@ -59,4 +61,6 @@ def _source(name, setting):
         return _OURS if name == "gaussians25" or setting == "data" else "paper C.5: as CIFAR-10 (released values)"
     if partner(name) is None:
         return _OURS
+    if (name, setting) in _DEFAULTS:
+        return f"{_SCRIPT}: the command has no flag"
     return _SOURCES[setting][name.endswith("-paper")]

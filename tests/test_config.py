@@ -53,6 +53,15 @@ def test_wrong_yaml_names_file_and_line(tmp_path, text, named):
     assert "run.yaml" in str(caught.value)
 
 
+def test_yaml_settings_are_judged_together(tmp_path):
+    (tmp_path / "run.yaml").write_text("resolution: 28\nchannel_mult: [1, 2, 2]\nbeta_min: 25\nbeta_max: 40\n")
+    config = read_yaml(tmp_path / "run.yaml", preset("cifar10"))
+    assert (config.model.resolution, config.diffusion.beta_min) == (28, 25)
+    (tmp_path / "run.yaml").write_text("resolution: 30\n")
+    with pytest.raises(InputError, match="run.yaml: resolution = 30"):
+        read_yaml(tmp_path / "run.yaml", preset("cifar10"))
+
+
 def test_yaml_that_is_missing_binary_or_huge(tmp_path):
     with pytest.raises(InputError, match="nowhere.yaml"):
         read_yaml(tmp_path / "nowhere.yaml", Config())

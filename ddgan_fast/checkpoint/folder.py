@@ -71,7 +71,7 @@ def write_folder(path, write):
     An older folder of that name is replaced at the end. On an error nothing of the new one stays; a full or read-only disk
     raises ResourceError.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     old = path.with_name(f".old-{path.name}-{os.getpid()}")
     try:
@@ -86,6 +86,8 @@ def write_folder(path, write):
         os.rename(temporary, path)
         sync(path.parent)
     except (OSError, SafetensorError) as error:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
         raise ResourceError(f"{path}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from ddgan_fast import config as configs
@@ -10,6 +11,7 @@ from ddgan_fast.checkpoint.reference import compare
 from ddgan_fast.errors import CheckpointError, InputError
 from ddgan_fast.models import build_generator
 
+FILES = {"config.json", "model.safetensors", "README.md"}
 CARD = """---
 library_name: ddgan_fast
 tags: [denoising-diffusion-gan]
@@ -29,13 +31,12 @@ images = DDGANPipeline.from_pretrained("DIR")(num_images=16, seed=0).images
 def check_target(path):
     """Raises InputError unless a model may be written to `path`: it is new, an empty folder, or an older model."""
     path = Path(path)
-    if path.exists() and not (path / "config.json").is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: exists and is not a model folder; give a new or empty one")
+    if path.exists() and (not path.is_dir() or not {file.name for file in path.iterdir()} <= FILES):
+        raise InputError(f"{path}: exists and holds other files than a model's; give a new or empty folder")
 
 
 def save_model(path, generator, config, origin=""):
     """Write a model folder; an older model there is replaced. Raises InputError where `path` holds something else."""
-    path = Path(path)
     check_target(path)
     card = CARD.format(
         name=config.name,
@@ -72,12 +73,16 @@ def load_model(path):
         else:
             checkpoint = None
         if checkpoint is None:
-            kind = "no such folder" if not path.exists() else "neither config.json nor checkpoints/ in it"
+            kind = "no such folder" if not path.exists() else "neither config.json nor a checkpoint in it"
             raise CheckpointError(f"{path}: {kind}; give a model folder (config.json, model.safetensors) or a run of ddgan train")
         config = read_config(read_json(checkpoint / "state.json").get("config"), checkpoint / "state.json")
         weights = checkpoint / "ema.safetensors"
-    generator = build_generator(config.model)
-    load_into(generator, read_tensors(weights), weights)
+    try:
+        with torch.device("meta"):  # no memory for weights that may not fit
+            generator = build_generator(config.model)
+    except InputError as error:
+        raise CheckpointError(f"{weights}: {error}") from error
+    load_into(generator, read_tensors(weights), weights, assign=True)
     return generator.eval().requires_grad_(False), config
 
 
@@ -91,10 +96,10 @@ def read_config(values, where):
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def load_into(network, tensors, where):
+def load_into(network, tensors, where, assign=False):
     """Load tensors that must fit exactly. Raises CheckpointError that names the file and the keys."""
     try:
         compare({key: tuple(p.shape) for key, p in network.state_dict().items()}, {key: tuple(t.shape) for key, t in tensors.items()})
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
-    network.load_state_dict(tensors)
+    network.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=assign)

@@ -27,17 +27,27 @@ def convert(path, config=None, options=None, raw=False):
         raise InputError("give a preset or options, not both")
     tensors, own_options = read_pth(path, raw)
     if config is None:
-        options = options or own_options
-        if options is None:
+        if options is None and own_options is None:
             raise InputError(f"{path}: the file does not say what model it holds; give --preset or --options")
-        model, diffusion = from_options(options)
-        config = Config("converted", model, diffusion)
+        try:
+            config = _config_of(own_options if options is None else options)
+        except InputError as error:
+            if options is not None:
+                raise
+            raise CheckpointError(f"{path}: its own options: {error}") from error
     try:
         return generator_from(config.model, tensors), config
     except CheckpointError as error:
         shapes = {key.removeprefix("module."): tuple(value.shape) for key, value in tensors.items()}
         fits = ", ".join(_fitting_presets(shapes)) or "none; give the training script's options by --options"
         raise CheckpointError(f"{path}: {error}\n  presets that fit: {fits}") from None
+
+
+def _config_of(options):
+    """The Config of the released script's options; its data set decides the discriminator."""
+    small = options.get("dataset", "cifar10") in ("cifar10", "stackmnist")
+    model, diffusion = from_options(options, "small" if small else "large")
+    return Config("converted", model, diffusion)
 
 
 def read_pth(path, raw=False):

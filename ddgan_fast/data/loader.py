@@ -73,7 +73,7 @@ class Loader:
             return batch
         if self.flip:
             coins = torch.randint(2, (self.global_batch,), generator=_generator(self.seed, "flip", step))[self.rows]
-            batch = torch.where(coins.bool().to(self.device)[:, None, None, None], batch.flip(-1), batch)
+            batch = torch.where(coins.bool().to(self.device, non_blocking=True)[:, None, None, None], batch.flip(-1), batch)
         return batch.float() / 127.5 - 1
 
 

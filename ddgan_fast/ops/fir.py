@@ -23,7 +23,7 @@ def fir_blur(x):
 
 def _taps(x):
     """[C, 1, 4, 4]: the outer product of [1, 3, 3, 1] / 8 with itself."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device) / 8
+    taps = (4 - (2 * torch.arange(4, device=x.device) - 3).abs()).to(x.dtype) / 8  # made on the device: no copy from the host
     return torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)
 
 

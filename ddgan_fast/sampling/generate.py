@@ -22,7 +22,7 @@ def batches(generator, schedule, seeds, batch_size):
         yield part, sample(generator, schedule, part)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(generator, schedule, seeds):
     """The samples of `seeds` [b, ...], in one batch on a GPU, in chunks of a fixed size on a CPU.
 

@@ -4,10 +4,9 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ddgan_fast.errors import InputError, ResourceError
-from ddgan_fast.pictures import picture_of, to_uint8, whole_file, write_png
+from ddgan_fast.pictures import density, grid, to_uint8, whole_file, write_png
 
 GRID_MOST = 4096
 
@@ -23,6 +22,10 @@ def write(batches, out, kind, count, shape):
     if kind == "grid" and not points and count > GRID_MOST:
         raise InputError(f"format grid: {count} images; a grid holds at most {GRID_MOST}, use png or npz")
     out = Path(out)
+    if out.exists() and out.is_dir() != (kind == "png"):
+        raise InputError(
+            f"{out}: format {kind} writes {'a folder' if kind == 'png' else 'a file'}, and this is the other; give another --out"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         {"png": write_pngs, "npz": write_npz, "grid": write_grid}[kind](batches, out, count, shape)
@@ -56,4 +59,7 @@ def write_npz(batches, out, count, shape):
 
 def write_grid(batches, out, count, shape):
     """One PNG: a grid of the images, or the density of the points."""
-    write_png(out, picture_of(torch.cat([samples.cpu() for _, samples in batches])))
+    if len(shape) == 1:
+        write_png(out, density(np.concatenate([samples.float().cpu().numpy() for _, samples in batches])))
+    else:
+        write_png(out, grid(np.concatenate([to_uint8(samples).cpu().numpy() for _, samples in batches])))

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ddgan_fast.checkpoint.folder import prune
-from ddgan_fast.errors import DataError, StoppedError
+from ddgan_fast.errors import DataError, ResourceError, StoppedError
 from ddgan_fast.pictures import picture_of, whole_file, write_png
 from ddgan_fast.training.trainer import Trainer
 
@@ -45,10 +45,12 @@ def train(state, loader, out):
         try:
             while state.step < settings.iterations and not stopped:
                 run.step(next(batches))
+            run.finish(picture=not stopped)
         except DataError:
             run.save()
             raise
-        run.finish()
+        except OSError as error:
+            raise ResourceError(f"{out}: cannot be written: {error}; free some space and continue with --resume") from error
     if stopped:
         raise StoppedError(f"stopped by {signal.Signals(stopped[0]).name} at step {state.step}; saved, continue with --resume", stopped[0])
 
@@ -71,14 +73,21 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        self.bar.close()
+        self._show(lambda bar: bar.close())
         self.metrics.close()
+
+    def _show(self, change):
+        """Change the progress bar; where nobody reads it any more (a closed pipe), training goes on without."""
+        try:
+            change(self.bar)
+        except OSError:
+            self.bar.disable = True
 
     def step(self, images):
         """One training step, and what its number asks for."""
         rates = self.trainer.rates()
         self.trainer.step(images)
-        self.bar.update(self.settings.batch_size)
+        self._show(lambda bar: bar.update(self.settings.batch_size))
         step = self.state.step
         if step % self.settings.log_every == 0:
             self.log(rates)
@@ -87,12 +96,13 @@ class Run:
         if step % self.settings.checkpoint_every == 0:
             self.save()
 
-    def finish(self):
-        """The last line, picture and checkpoint, unless the last step wrote them."""
+    def finish(self, picture=True):
+        """The last checkpoint, line and picture, unless the last step wrote them."""
+        self.save()
         if self.logged < self.state.step:
             self.log(self.trainer.rates())
-        self.sample()
-        self.save()
+        if picture and self.state.step % self.settings.sample_every:
+            self.sample()
 
     def log(self, rates):
         """Append a line to metrics.jsonl."""
@@ -102,7 +112,7 @@ class Run:
         line = {"step": step, "images_seen": step * batch, **means, "lr_g": rates[0], "lr_d": rates[1], "images_per_s": speed}
         self.metrics.write(json.dumps(line) + "\n")
         self.metrics.flush()
-        self.bar.set_postfix(D=f"{means['d_loss']:.3f}", G=f"{means['g_loss']:.3f}")
+        self._show(lambda bar: bar.set_postfix(D=f"{means['d_loss']:.3f}", G=f"{means['g_loss']:.3f}", refresh=False))
         self.logged, self.since = step, now
 
     def sample(self):
@@ -126,7 +136,7 @@ def _open_metrics(path, step):
         try:
             if json.loads(line)["step"] > step:
                 break
-        except ValueError:  # the line that a power cut left half written
+        except (ValueError, TypeError, KeyError):  # the line that a power cut left half written
             break
         kept.append(line + "\n")
     with whole_file(path) as temporary:

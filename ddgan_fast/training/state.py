@@ -75,12 +75,17 @@ def _flatten(optimiser, network):
 
 
 def _unflatten(optimiser, network, tensors, where):
+    """Put back what `_flatten` took, in the memory layout of the parameters: fused Adam pairs elements by their place in memory."""
     saved = optimiser.state_dict()
-    index = {name: i for i, (name, _) in enumerate(network.named_parameters())}
-    for key, value in tensors.items():
-        name, _, entry = key.partition("/")
-        shape = network.get_parameter(name).shape if name in index else None
-        if shape is None or entry not in ("step", "exp_avg", "exp_avg_sq") or (entry != "step" and value.shape != shape):
-            raise CheckpointError(f"{where}: {key} {list(value.shape)} does not belong to the model")
-        saved["state"].setdefault(index[name], {})[entry] = value
+    for i, (name, parameter) in enumerate(network.named_parameters()):
+        entries = {entry: tensors.pop(f"{name}/{entry}", None) for entry in ("step", "exp_avg", "exp_avg_sq")}
+        shapes = [None if value is None else value.shape for value in entries.values()]
+        if shapes == [None] * 3:
+            continue  # never had a gradient
+        if shapes != [torch.Size([]), parameter.shape, parameter.shape]:
+            raise CheckpointError(f"{where}: the state of {name} is incomplete or of another shape")
+        moments = {entry: torch.empty_like(parameter).copy_(entries[entry]) for entry in ("exp_avg", "exp_avg_sq")}
+        saved["state"][i] = {"step": entries["step"], **moments}
+    if tensors:
+        raise CheckpointError(f"{where}: {next(iter(tensors))} does not belong to the model")
     optimiser.load_state_dict(saved)

@@ -68,7 +68,8 @@ class Trainer:
         """One iteration on images [B, ...] in [-1, 1]: D step (R1 every r1_every steps), G step on the same images, EMA."""
         state, train = self.state, self.state.config.train
         model, steps = state.config.model, self.schedule.steps
-        torch.manual_seed(train.seed + state.step)  # dropout alone reads the global generator; so a resumed run repeats it
+        if model.dropout:  # which alone reads the global generator; so a resumed run repeats it
+            torch.manual_seed(train.seed + state.step)
         if images.dim() == 4:
             images = images.to(memory_format=memory_format(self.device))
         seeds = position_seeds(train.seed, len(images), self.device)
@@ -123,6 +124,6 @@ class Trainer:
         """Samples of the averaged generator for seeds 0, 1, ...: [N, C, H, W] or [N, 2]."""
         model = self.state.config.model
         count = PREVIEW_IMAGES if model.network == "unet" else PREVIEW_POINTS
-        noises = draw_noise(torch.arange(count, device=self.device), model, self.schedule.steps)
-        generator = self.state.ema.module.eval()
-        return denoise(generator, self.schedule, *noises)
+        generator, steps = self.state.ema.module.eval(), self.schedule.steps
+        seeds = torch.arange(count, device=self.device).split(self.state.config.train.batch_size)
+        return torch.cat([denoise(generator, self.schedule, *draw_noise(part, model, steps)) for part in seeds])

@@ -1,6 +1,7 @@
 """A training run: what it writes, exact resume, refusals, signals, and what a broken checkpoint does."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.errors import CheckpointError, DataError, InputError, NonFiniteError, ResourceError
 from ddgan_fast.training import loop
-from ddgan_fast.training.run import open_run
-from ddgan_fast.training.state import TrainState
+from ddgan_fast.training.run import locked, open_run
+from ddgan_fast.training.state import TrainState, _flatten, _unflatten
 
 FILES = ["generator", "ema", "discriminator", "optim_g", "optim_d"]
 
@@ -106,10 +107,80 @@ def test_a_new_run_needs_an_empty_folder_and_a_resumed_one_its_settings(tmp_path
     with pytest.raises(InputError, match="batch_size: 8 -> 4"):
         open_run(tmp_path / "run", override(config, {"batch_size": 4}), {}, resume=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="a file"):
-        open_run(tmp_path / "file", config, {})
+    with pytest.raises(InputError, match="a file"), locked(tmp_path / "file"):
+        pass
     longer = run(override(config, {"iterations": 10}), tmp_path / "run", resume=True)
     assert longer.step == 10
+
+
+def test_optimisers_resume_in_the_layout_of_the_parameters(tmp_path, config):
+    """On a GPU parameters are channels_last, and fused Adam pairs elements by their place in memory."""
+    images = torch.zeros(8, 1, 8, 8)
+
+    def channels_last(state):
+        for network in (state.generator, state.discriminator, state.ema):
+            network.to(memory_format=torch.channels_last)
+        return state
+
+    state = channels_last(TrainState(config))
+    loop.Trainer(state, 10).step(images)
+    loaded = TrainState.load(state.save(tmp_path))
+    fresh = channels_last(TrainState(config))
+    for name in ("generator", "discriminator", "ema"):
+        getattr(fresh, name).load_state_dict(getattr(loaded, name).state_dict())
+    for optimiser, network in (("optim_g", fresh.generator), ("optim_d", fresh.discriminator)):
+        tensors = read_tensors(tmp_path / f"checkpoint-00000001/{optimiser}.safetensors")
+        _unflatten(getattr(fresh, optimiser), network, tensors, optimiser)
+    fresh.step = 1
+    for each in (state, fresh):
+        loop.Trainer(each, 10).step(images)
+    for left, right in ((state.generator, fresh.generator), (state.discriminator, fresh.discriminator)):
+        assert all(torch.equal(a, b) for a, b in zip(left.parameters(), right.parameters(), strict=True))
+
+
+def test_an_optimiser_state_that_is_incomplete_is_refused(config):
+    state = TrainState(config)
+    loop.Trainer(state, 10).step(torch.zeros(8, 1, 8, 8))
+    tensors = _flatten(state.optim_g, state.generator)
+    for change in (lambda t: t.pop("conv_in.weight/exp_avg"), lambda t: t.update({"new/step": torch.zeros(())})):
+        changed = dict(tensors)
+        change(changed)
+        with pytest.raises(CheckpointError, match="optim_g"):
+            _unflatten(state.optim_g, state.generator, changed, "optim_g")
+
+
+def test_training_and_preview_mix_no_devices(config):
+    """The meta device stands in for a GPU: tensors of two devices in one operation raise."""
+    state = TrainState(config, "meta")
+    state.optim_g, state.optim_d = (
+        torch.optim.Adam(net.parameters()) for net in (state.generator, state.discriminator)
+    )  # meta has no fused one
+    trainer = loop.Trainer(state, 10)
+    trainer.step(torch.zeros(8, 1, 8, 8, device="meta"))
+    assert trainer.preview().device.type == "meta"
+
+
+def test_a_second_process_on_one_run_is_refused(tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(InputError, match=f"pid {os.getpid()} on host"), locked(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()  # nothing was written
+
+
+def test_a_full_disk_under_metrics_or_pictures_is_a_resource_error(tmp_path, config, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_png", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        run(config, tmp_path / "run")
+
+
+def test_a_closed_progress_bar_does_not_stop_training(tmp_path, config, monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(loop.tqdm, "update", closed)
+    assert run(config, tmp_path / "run").step == 8
 
 
 def damage(path, how):
