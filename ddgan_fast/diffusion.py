@@ -98,7 +98,8 @@ def denoise(generator, schedule, x, z, noise, start=None):
 def draw_noise(seeds, model, steps):
     """What `denoise` needs for the images that `seeds` name: (x_T [B, ...], z [T, B, nz] or None, noise [T, B, ...]), float32.
 
-    seeds: [B] int64; model: config.Model.  Row i depends on seeds[i] alone (noise.py).
+    seeds: [B] int64; model: config.Model.  Row i depends on seeds[i] alone (noise.py); x_T has step T, z and noise
+    have step t.
     """
     x = philox.normal(seeds, philox.X_T, steps, model.sample_shape)
     z = torch.stack([philox.normal(seeds, philox.Z, t, (model.latent_dim,)) for t in range(steps)]) if model.latent else None
