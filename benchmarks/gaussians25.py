@@ -59,7 +59,8 @@ def main(device, steps, seed, iterations):
     settings = config.train
     row = {
         "steps": steps, "iterations": iterations, "batch_size": settings.batch_size, "lr_g": settings.lr_g, "lr_d": settings.lr_d,
-        "r1_gamma": settings.r1_gamma, "r1_every": settings.r1_every, "seed": seed, "samples": SAMPLES, "modes": modes, "within_3_sigma": round(share, 4), "train_seconds": round(seconds),
+        "r1_gamma": settings.r1_gamma, "r1_every": settings.r1_every, "seed": seed, "samples": SAMPLES, "modes": modes,
+        "within_3_sigma": round(share, 4), "train_seconds": round(seconds),
     }  # fmt: skip
     data = open_loader(config, "cpu").dataset.items[:SAMPLES]
     picture = np.concatenate([density(data.numpy()), density(points.numpy())], axis=1)

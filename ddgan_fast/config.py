@@ -268,7 +268,7 @@ PRESETS = {
         "demo",
         Model(resolution=8, image_channels=1, channels=32, channel_mult=(1, 2), blocks=1, attention=(4,), latent_dim=32, embedding_dim=64,
               mapping_layers=2, discriminator_channels=32, time_dim=64),
-        train=Train(data="digits", batch_size=32, iterations=2500, lr_g=1e-4, lr_d=6e-4, ema_decay=0.995, log_every=50, sample_every=500,
+        train=Train(data="digits", batch_size=32, iterations=2000, lr_g=1e-4, lr_d=6e-4, ema_decay=0.995, log_every=50, sample_every=500,
                     checkpoint_every=500),
     ),
     # seconds on a CPU, for tests
