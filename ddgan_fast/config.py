@@ -6,7 +6,7 @@ Every field name is unique over all groups, because it is also a flag of the com
 
 import difflib
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
 FORMAT_VERSION = 1
@@ -156,6 +156,11 @@ class Config:
     diffusion: Diffusion = field(default_factory=Diffusion)
     train: Train = field(default_factory=Train)
 
+    def __post_init__(self):
+        batch = self.train.batch_size
+        if self.model.network == "unet":
+            _require(batch <= 4 or batch % 4 == 0, "batch_size", batch, "a multiple of 4 above 4 (the discriminator looks at groups of 4)")
+
 
 GROUPS = {"model": Model, "diffusion": Diffusion, "train": Train}
 _TYPES = {name: (group, kind) for group, cls in GROUPS.items() for name, kind in get_type_hints(cls).items()} | {"name": ("", str)}
@@ -216,11 +221,6 @@ def preset(name):
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}{suggest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def field_names():
-    """Names of all fields, in order, with the group of each: [(name, group)]."""
-    return [(f.name, group) for group, cls in GROUPS.items() for f in fields(cls)]
 
 
 _256 = Model(resolution=256, channels=64, channel_mult=(1, 1, 2, 2, 4, 4), mapping_layers=3, discriminator="large")

@@ -11,7 +11,7 @@ import torch
 from ddgan_fast import config as configs
 from ddgan_fast.checkpoint.model import load_model, save_model
 from ddgan_fast.checkpoint.released import convert
-from ddgan_fast.diffusion import Schedule, denoise, draw_noise
+from ddgan_fast.diffusion import Schedule, draw_noise
 from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.models import build_generator, memory_format
 from ddgan_fast.noise import MAX_SEED, as_seeds
@@ -161,9 +161,7 @@ class DDGANPipeline:
             x = draw(len(seeds), *model.sample_shape) if latents is None else None
             drawn = [(draw(len(seeds), model.latent_dim), draw(len(seeds), *model.sample_shape)) for _ in range(steps)][::-1]
             z, noise = map(torch.stack, zip(*drawn, strict=True))
-        kind = next(self.generator.parameters())
-        x, z, noise = (None if part is None else part.to(kind) for part in (x if latents is None else latents, z, noise))
-        return denoise(self.generator, self.schedule, x, z, noise)
+        return generate.run(self.generator, self.schedule, x if latents is None else latents, z, noise)
 
     def save_pretrained(self, path):
         """Write a model folder (config.json, model.safetensors, README.md); an older model there is replaced."""

@@ -104,6 +104,7 @@ WRONG = {
     "unknown flag": (["train", "--preset", "tiny", "--out", "x", "--stepz", "2"], 2, "--steps"),
     "bad width": (["train", "--preset", "tiny", "--out", "x", "--channels", "132"], 2, "132 channels"),
     "unknown preset": (["train", "--preset", "cifar", "--out", "x"], 2, "did you mean 'cifar10'"),
+    "batch of 6": (["train", "--preset", "tiny", "--out", "x", "--batch-size", "6"], 2, "multiple of 4"),
     "T = 0": (["train", "--preset", "tiny", "--out", "x", "--steps", "0"], 2, "steps = 0"),
     "T = two": (["train", "--preset", "tiny", "--out", "x", "--steps", "two"], 2, "two"),
     "no out": (["train", "--preset", "tiny"], 2, "--out"),

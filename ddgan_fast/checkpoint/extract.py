@@ -32,6 +32,7 @@ def weights(content, raw):
 
 
 def main(path, out, raw):
+    """Read the .pth at `path` and write what `weights` finds in it to the folder `out`."""
     torch.serialization.add_safe_globals([argparse.Namespace])
     tensors, options = weights(torch.load(path, map_location="cpu", weights_only=True), raw)
     wrong = [key for key, value in tensors.items() if not (isinstance(key, str) and torch.is_tensor(value) and value.is_floating_point())]

@@ -29,11 +29,13 @@ def sync(path):
 
 
 def sha256(path):
+    """Hex SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path, value):
+    """Write a value as indented JSON."""
     Path(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

@@ -10,26 +10,25 @@ from ddgan_fast.data.folder import Folder
 from ddgan_fast.errors import DataError, DDGANError, InputError
 
 
-def open_loader(config, device, rank=0, world=1, seed=None):
+def open_loader(config, device, rank=0, world=1):
     """The loader of a config's training data.
 
     config: config.Config; reads model, and data, batch_size, flip, workers and seed of train.  device: where batches go.
-    rank, world: this process and how many share a step.  seed: in place of train.seed.
+    rank, world: this process and how many share a step.
     Raises what `open_dataset` raises, InputError for a batch size that `world` does not divide, DataError for less data than one batch.
     """
     train = config.train
-    seed = train.seed if seed is None else seed
     if not 0 <= rank < world:
         raise InputError(f"rank = {rank}: it must be 0 to {world - 1} with {world} processes")
     if train.batch_size % world:
         raise InputError(f"batch_size = {train.batch_size}: it must be a multiple of the {world} processes that share it")
     if train.flip and config.model.network == "mlp":
         raise InputError("flip = True: it mirrors images, and the network draws 2-D points; leave it out")
-    dataset = open_dataset(train.data, config.model, seed)
+    dataset = open_dataset(train.data, config.model, train.seed)
     if len(dataset) < train.batch_size:
         fewer = f"{len(dataset)} items are fewer than one batch of {train.batch_size}"
         raise DataError(f"data {train.data!r}: {fewer}; batch_size must be {len(dataset)} or less")
-    return Loader(dataset, train.batch_size, device, seed, rank, world, train.flip, train.workers)
+    return Loader(dataset, train.batch_size, device, train.seed, rank, world, train.flip, train.workers)
 
 
 class Loader:

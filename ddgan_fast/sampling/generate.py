@@ -28,17 +28,18 @@ def sample(generator, schedule, seeds):
 
     CPU kernels round differently at different batch sizes; so every chunk has the same size there, the last one padded.
     """
-    weight = next(generator.parameters())
-    seeds = as_seeds(seeds, weight.device)
-    if weight.device.type != "cpu":
-        return _denoise(generator, schedule, seeds, weight.dtype)
-    chunk = max(1, CHUNK_PIXELS // math.prod(generator.config.sample_shape[1:]))
+    device = next(generator.parameters()).device
+    seeds = as_seeds(seeds, device)
+    chunk = len(seeds) if device.type != "cpu" else max(1, CHUNK_PIXELS // math.prod(generator.config.sample_shape[1:]))
     padded = torch.cat((seeds, seeds[-1:].expand(-len(seeds) % chunk)))
-    return torch.cat([_denoise(generator, schedule, part, weight.dtype) for part in padded.split(chunk)])[: len(seeds)]
+    parts = [run(generator, schedule, *draw_noise(part, generator.config, schedule.steps)) for part in padded.split(chunk)]
+    return torch.cat(parts)[: len(seeds)]
 
 
-def _denoise(generator, schedule, seeds, dtype):
-    x, z, noise = (None if part is None else part.to(dtype) for part in draw_noise(seeds, generator.config, schedule.steps))
+def run(generator, schedule, x, z, noise):
+    """diffusion.denoise in the generator's device, dtype and memory format."""
+    weight = next(generator.parameters())
+    x, z, noise = (None if part is None else part.to(weight) for part in (x, z, noise))
     if x.dim() == 4:
         x = x.to(memory_format=memory_format(x.device))
     return denoise(generator, schedule, x, z, noise)

@@ -115,7 +115,7 @@ class Trainer:
         if not all(map(math.isfinite, (d, g, r1))):
             raise NonFiniteError(
                 f"step {self.state.step}: a loss is NaN or infinite (D {d / n}, G {g / n}, R1 {r1 / max(n_r1, 1)}). The last checkpoint is "
-                "untouched; resume from it with a lower --lr-g or --lr-d, or a larger --r1-gamma"
+                "untouched; begin a new run with a lower --lr-g or --lr-d, or a larger --r1-gamma"
             )
         return {"d_loss": d / n, "d_loss_t": loss_t, "g_loss": g / n, "r1": r1 / n_r1 if n_r1 else None}
 
