@@ -70,10 +70,10 @@ def main(device, steps, seed, iterations):
         "r1_gamma": settings.r1_gamma, "r1_every": settings.r1_every, "seed": seed, "samples": SAMPLES, "modes": modes,
         "within_3_sigma": round(share, 4), "train_seconds": round(seconds),
     }  # fmt: skip
+    write_rows(f"gaussians25-T{steps}", device, [row])  # before the picture, which would make the commit read as changed
     data = open_loader(config, "cpu").dataset.items[:SAMPLES]
     picture = np.concatenate([density(data.numpy()), density(points.numpy())], axis=1)
     write_png(results_folder(device) / f"gaussians25-T{steps}.png", picture)
-    write_rows(f"gaussians25-T{steps}", device, [row])
 
 
 if __name__ == "__main__":

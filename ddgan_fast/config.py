@@ -258,7 +258,7 @@ PRESETS = {
     ),
     # paper C.5: as CIFAR-10, 150k steps
     "stackedmnist": Config("stackedmnist", train=Train(data="stackedmnist", iterations=150_000)),
-    # paper C.5: 3 layers of 512, Adam 1e-4, batch 512, 50k steps; benchmarks/gaussians25.py has settings for half of that
+    # paper C.5: 3 layers of 512, Adam 1e-4, batch 512, 50k steps; benchmarks/gaussians25.py has settings for a CPU
     "gaussians25": Config(
         "gaussians25", Model(network="mlp", channels=512, latent_dim=16, tanh=False),
         train=Train(data="gaussians25", batch_size=512, iterations=50_000, lr_g=1e-4, lr_d=1e-4, ema_decay=0.999, r1_gamma=0.0),
