@@ -3,5 +3,6 @@
 from ddgan_fast.ops.fir import fir_blur, fir_down2, fir_up2
 from ddgan_fast.ops.group_norm import adaptive_group_norm
 from ddgan_fast.ops.posterior import posterior_step
+from ddgan_fast.ops.residual import residual_join
 
-__all__ = ["adaptive_group_norm", "fir_blur", "fir_down2", "fir_up2", "posterior_step"]
+__all__ = ["adaptive_group_norm", "fir_blur", "fir_down2", "fir_up2", "posterior_step", "residual_join"]
