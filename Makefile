@@ -1,4 +1,4 @@
-# Every target creates .venv with what it needs, if it is missing.
+# Every target but gpu-report creates .venv with what it needs, if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 # Without an NVIDIA driver: the CPU build of torch where the package index has it, else the usual build.
@@ -6,7 +6,7 @@ TORCH ?= 2.13.0
 RUN ?= runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gpu-report clean
 
 .venv/ready: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,9 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.sample
+
+gpu-report:  ## on a machine with a GPU, whatever else is there: GPU tests, calibration, benchmarks; ONLY="fir residual" runs these parts
+	@bash benchmarks/gpu_report.sh
 
 clean:
 	rm -rf .venv build dist *.egg-info

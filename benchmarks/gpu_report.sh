@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# `make gpu-report`: GPU tests, calibration and benchmarks in under 9 minutes, on a machine that has a GPU, python, torch, triton, numpy
+# and pytest; no network, nothing is installed. `ONLY="fir residual" make gpu-report` runs these parts alone.
+# Rows are written to benchmarks/results/gpu-.../ as they come. A part that fails is named at the end, and the exit code is then 1.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+LIMIT=530 # seconds in all
+PARTS=(tests calibration group_norm residual fir sample)
+declare -A BUDGET=([tests]=120 [calibration]=45 [group_norm]=130 [residual]=60 [fir]=50 [sample]=40) # seconds; the parts begin in turn
+ONLY=${ONLY:-${PARTS[*]}}
+for part in $ONLY; do
+    [[ -v BUDGET[$part] ]] || { echo "gpu-report: no part '$part' in ONLY; there are ${PARTS[*]}" >&2; exit 2; }
+done
+
+sees_gpu() { "$1" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; }
+python=${PYTHON:-python3}
+[[ -z ${PYTHON:-} && -x .venv/bin/python ]] && sees_gpu .venv/bin/python && python=.venv/bin/python
+sees_gpu "$python" || { echo "gpu-report: torch of $python sees no GPU (PYTHON=... names another python)" >&2; exit 2; }
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+"$python" -c 'import sys, torch, triton
+print("python", sys.version.split()[0], "torch", torch.__version__, "cudnn", torch.backends.cudnn.version(), "triton", triton.__version__)'
+command -v nvcc >/dev/null && nvcc --version | tail -n 1
+
+# Build: nothing yet; Triton compiles the kernels at their first call.
+
+gpu_tests() { # the files that hold GPU tests; options that need no plugin, and four workers where xdist is there
+    local files workers=()
+    mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+    "$python" -c 'import xdist' 2>/dev/null && workers=(-n 4)
+    timeout -k 10 "$1" "$python" -m pytest -q -m gpu -o addopts= --import-mode=importlib "${workers[@]}" "${files[@]}"
+}
+
+run() { # part, seconds it may take at most
+    case $1 in
+    tests) gpu_tests "$2" ;;
+    sample) timeout -k 10 "$2" "$python" -m benchmarks.sample ;;
+    *) timeout -k 10 "$2" "$python" -m "benchmarks.$1" --seconds "${BUDGET[$1]}" ;;
+    esac
+}
+
+failed=()
+for part in "${PARTS[@]}"; do
+    [[ " $ONLY " == *" $part "* ]] || continue
+    left=$((LIMIT - SECONDS))
+    most=$((BUDGET[$part] + 20))
+    echo "== $part (at ${SECONDS} s)"
+    if ((left < 10)); then
+        echo "gpu-report: no time left for $part"
+        failed+=("$part")
+        continue
+    fi
+    run "$part" $((most < left ? most : left))
+    code=$?
+    ((code == 124)) && echo "gpu-report: $part was stopped at its limit"
+    ((code == 0)) || failed+=("$part")
+done
+echo "== ${SECONDS} s; failed: ${failed[*]:-none}"
+((${#failed[@]} == 0))
