@@ -138,7 +138,7 @@ def forward(x, skip, bias, embedding, scale, shift, stats, skip_stats, groups, e
         g, p, grid = shape.on_chip_tiles()
         on_chip_kernel[grid](
             x, skip, bias, embedding, scale, shift, y, cat, mean, rstd, *sizes, *strides, eps,
-            G=g, P=p, num_warps=warps(g * shape.c * p), **common,
+            G=g, P=p, num_warps=warps(g * shape.c * p, 32), **common,
         )  # fmt: skip
         return y, cat, mean, rstd
     if not has_stats:

@@ -148,7 +148,7 @@ def backward(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, swish
 
     dy, dcat: gradients of what `forward` returned, in the layout of x; dcat may be None.
     """
-    shape = Shape(x, skip, mean.shape[1])
+    shape = Shape(x, skip, mean.shape[1], held=2)
     dx, dskip = torch.empty_like(x), None if skip is None else torch.empty_like(skip)
     row = (shape.batch, shape.channels)
     dscale, dshift, dembedding = (x.new_empty(row, dtype=mean.dtype) for _ in range(3))

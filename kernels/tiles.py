@@ -15,7 +15,7 @@ import triton.language as tl
 # Sizes for an H100 or H200, reasoned and not yet measured.
 PROGRAMS = 264  # two for each multiprocessor
 MAX_RUNS = 32  # runs of pixels per image: each program of the pass behind reads them all
-ON_CHIP = 16384  # elements of a tile that holds whole groups: 32 a thread of 16 warps, which the backward pass holds twice
+ON_CHIP = 16384  # elements of a tile that holds whole groups: 32 a thread of 16 warps; half of it where two tensors are held
 ON_CHIP_PIXELS = 1024  # above, such a tile has so few channels that reads of a channels_last tensor fill no 32-byte sector
 TILE = 4096  # elements of any other tile
 CHANNELS = 64  # channels of a tile, where there are as many
@@ -129,9 +129,9 @@ def row_stride(rows):
     return 0 if rows is None or rows.dim() == 1 else rows.stride(0)
 
 
-def warps(elements):
-    """Warps for a tile: 32 elements a thread."""
-    return min(max(elements // 1024, 1), 16)
+def warps(elements, a_thread=16):
+    """Warps for a tile, with so many elements a thread: what a kernel holds at once decides."""
+    return min(max(elements // (32 * a_thread), 1), 32)
 
 
 def plan_runs(batch, channels, pixels):
@@ -145,9 +145,12 @@ def plan_runs(batch, channels, pixels):
 
 
 class Shape:
-    """Sizes of a group norm over x [B, C, H, W] and, concatenated behind it, skip; and the tiles that cover it."""
+    """Sizes of a group norm over x [B, C, H, W] and, concatenated behind it, skip; and the tiles that cover it.
 
-    def __init__(self, x, skip, groups):
+    held: tensors that a program on chip holds at once.
+    """
+
+    def __init__(self, x, skip, groups, held=1):
         self.batch, self.channels_x, self.height, self.width = x.shape
         self.channels_skip = 0 if skip is None else skip.shape[1]
         self.pixels, self.groups = self.height * self.width, groups
@@ -156,6 +159,7 @@ class Shape:
         self.c = triton.next_power_of_2(self.group_channels)
         self.accumulate = accumulator(x.dtype)
         self.channels_last = is_channels_last(x)
+        self.most = ON_CHIP // held
 
     def empty(self, like):
         """A tensor for all channels, in the layout of x."""
@@ -167,7 +171,7 @@ class Shape:
     def on_chip(self):
         """Whether a program can hold whole groups."""
         p = triton.next_power_of_2(self.pixels)
-        return p <= ON_CHIP_PIXELS and self.c * p <= ON_CHIP
+        return p <= ON_CHIP_PIXELS and self.c * p <= self.most
 
     def _groups(self, most, programs):
         """Groups of a tile: up to CHANNELS channels and `most` groups; fewer where that leaves multiprocessors idle."""
@@ -179,7 +183,7 @@ class Shape:
     def on_chip_tiles(self):
         """(groups, pixels, grid) of tiles that hold all pixels."""
         p = triton.next_power_of_2(self.pixels)
-        g = self._groups(ON_CHIP // (self.c * p), self.batch)
+        g = self._groups(self.most // (self.c * p), self.batch)
         return g, p, (triton.cdiv(self.groups, g), self.batch)
 
     def split_tiles(self):

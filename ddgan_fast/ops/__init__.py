@@ -1,8 +1,9 @@
 """The operations that the networks and the sampler are made of, each with a plain torch reference and faster backends."""
 
+from ddgan_fast.ops.arguments import layout_of
 from ddgan_fast.ops.fir import fir_blur, fir_down2, fir_up2
 from ddgan_fast.ops.group_norm import adaptive_group_norm
 from ddgan_fast.ops.posterior import posterior_step
 from ddgan_fast.ops.residual import residual_join
 
-__all__ = ["adaptive_group_norm", "fir_blur", "fir_down2", "fir_up2", "posterior_step", "residual_join"]
+__all__ = ["adaptive_group_norm", "fir_blur", "fir_down2", "fir_up2", "layout_of", "posterior_step", "residual_join"]

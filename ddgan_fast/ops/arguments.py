@@ -1,4 +1,6 @@
-"""Checks of what the ops are given. Each error names op and argument, what it got and what would be right."""
+"""What the ops are given: checks, whose errors name op and argument, what it got and what would be right; and its layout."""
+
+import torch
 
 from ddgan_fast.errors import InputError
 
@@ -24,3 +26,8 @@ def require_like(op, name, value, x, *shapes, dtypes=()):
     if value.dtype not in (x.dtype, *dtypes):
         right = " or ".join(map(str, dict.fromkeys((x.dtype, *dtypes))))
         raise InputError(f"{op}: {name} has dtype {value.dtype}; it must be {right}")
+
+
+def layout_of(x):
+    """The memory format of a dense tensor; contiguous where it has both."""
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.ops.arguments import require_images
+from ddgan_fast.ops.arguments import layout_of, require_images
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 
 
@@ -59,11 +59,6 @@ def reference_blur(x):
 def resized(x, height, width):
     """An empty tensor like x, of another height and width, in its memory format."""
     return torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device, memory_format=layout_of(x))
-
-
-def layout_of(x):
-    """The memory format of a dense tensor; contiguous where it has both."""
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
 @torch.library.custom_op("ddgan_fast::fir_up2", mutates_args=())

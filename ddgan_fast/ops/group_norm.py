@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.ops.arguments import require_images, require_like
+from ddgan_fast.ops.arguments import layout_of, require_images, require_like
 from ddgan_fast.ops.backend import always, pick, triton_refuses
-from ddgan_fast.ops.fir import adjoint_of_down2, adjoint_of_up2, fir_down2, fir_up2, layout_of, resized
+from ddgan_fast.ops.fir import adjoint_of_down2, adjoint_of_up2, fir_down2, fir_up2, resized
 
 RESAMPLE = {None: None, "up": fir_up2, "down": fir_down2}
 OP = "adaptive_group_norm"
@@ -25,7 +25,7 @@ def adaptive_group_norm(
     stats, skip_stats: partial statistics of x and skip from `residual_join`, which save a pass over them; they must be of these tensors.
     Rows (scale, shift, bias, embedding) have x's dtype or float32.
     fir: None returns y; "up" or "down" returns (fir(y), fir(x)), of twice or half the size; concat: returns (y, x with skip behind it).
-    Gradients: any order, with respect to x, skip, scale, shift, bias and embedding; second and higher ones by the plain formula.
+    Gradients: first and second order, to x, skip, scale, shift, bias and embedding; the second by the plain formula on every backend.
     Raises InputError for arguments that do not fit.
     """
     _check(x, scale, shift, groups, fir, skip, bias, embedding, concat)
@@ -163,6 +163,8 @@ def _keep(ctx, inputs, output):
 
 
 def _backward(ctx, dy, dcat, *_):
+    if dy is None and dcat is None:
+        return (None,) * 12
     x, skip, bias, embedding, scale, shift, mean, rstd = ctx.saved_tensors
     gradients = _gradients(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, ctx.options, any(ctx.needs_input_grad[2:4]))
     return *gradients, *[None] * 6
@@ -201,7 +203,36 @@ def _backward_fir(ctx, dy, dresampled, *_):
     return dx, dscale, dshift, *[None] * 5
 
 
+def _keep_backward(ctx, inputs, output):
+    dy, dcat, x, skip, bias, embedding, scale, shift, mean, _, eps, swish, wants_embedding = inputs
+    ctx.options = mean.shape[1], eps, swish
+    ctx.save_for_backward(dy, dcat, x, skip, bias, embedding, scale, shift)
+    present = True, skip is not None, True, True, wants_embedding
+    ctx.mark_non_differentiable(*(tensor for tensor, there in zip(output, present, strict=True) if not there))
+    ctx.set_materialize_grads(False)
+
+
+def _second_order(ctx, *upstream):
+    """The gradients of `group_norm_backward`, by differentiating the plain formula twice."""
+    groups, eps, swish = ctx.options
+    if all(gradient is None for gradient in upstream):
+        return (None,) * 13
+    with torch.enable_grad():
+        leaves = [None if value is None else value.detach().requires_grad_() for value in ctx.saved_tensors]
+        dy, dcat, x, skip, bias, embedding, scale, shift = leaves
+        rows = [row.expand(dy.shape[:2]).to(_wide(x)) for row in (scale, shift)]
+        moved = torch.zeros_like(rows[0], requires_grad=True) if embedding is None else embedding.to(_wide(x))
+        out = reference(x, *rows, groups, eps, swish, None, skip, bias, moved, None, None, dcat is not None)
+        wanted = [(of, up) for of, up in zip((x, skip, *rows, moved), upstream, strict=True) if of is not None and up is not None]
+        of, upstream = zip(*wanted, strict=True)
+        first = torch.autograd.grad(out, of, dy if dcat is None else (dy, dcat), create_graph=True)
+        present = [leaf for leaf in leaves if leaf is not None]
+        second = iter(torch.autograd.grad(first, present, upstream, allow_unused=True))
+    return *(None if leaf is None else next(second) for leaf in leaves), *[None] * 5
+
+
 group_norm.register_autograd(_backward, setup_context=_keep)
+group_norm_backward.register_autograd(_second_order, setup_context=_keep_backward)
 group_norm_fir.register_autograd(_backward_fir, setup_context=_keep_fir)
 
 

@@ -124,15 +124,15 @@ def test_gradients_of_both_orders(name, fir):
         return adaptive_group_norm(x, scale, shift, 3, swish=True, fir=fir, skip=skip)
 
     with backend.force(name):
-        assert gradcheck(op, (x, scale, shift, skip))
-        assert gradgradcheck(op, (x, scale, shift, skip))
+        assert gradcheck(op, (x, scale, shift, skip), fast_mode=True)
+        assert gradgradcheck(op, (x, scale, shift, skip), fast_mode=True)
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
         ({"groups": 5}, "12 channels cannot be split into 5 groups"),
-        ({"skip": torch.zeros(2, 6, 5, 7)}, r"scale has shape \[2, 12\]; it must be \[18\] or \[2, 18\]"),
+        ({"skip": torch.zeros(2, 6, 5, 7, dtype=torch.float64)}, r"scale has shape \[2, 12\]; it must be \[18\] or \[2, 18\]"),
         ({"scale": torch.ones(3, 12)}, r"scale has shape \[3, 12\]"),
         ({"scale": torch.ones(2, 12, 1, 1)}, "scale has shape"),
         ({"shift": torch.ones(11)}, r"shift has shape \[11\]"),
