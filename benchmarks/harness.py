@@ -43,9 +43,11 @@ NETWORKS = {"cuda": [("cifar10", 100), ("celebahq256", 16), ("cifar10", 1), ("ce
 
 
 def device_name(device):
-    """The GPU's name, or the processor's with the threads in use."""
+    """The GPU's name, or the processor's with the threads in use; meta: counted or compiled, and run nowhere."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "meta":
+        return "none"
     found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
     return f"{found[1].strip() if found else platform.processor()}, {torch.get_num_threads()} threads"
 
@@ -78,8 +80,8 @@ def spread(times):
 
 
 def results_folder(device):
-    """benchmarks/results/cpu, or gpu-<name of the GPU>; made where it is missing."""
-    name = "cpu" if device.type == "cpu" else "gpu-" + re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower())
+    """benchmarks/results/cpu, meta, or gpu-<name of the GPU>; made where it is missing."""
+    name = device.type if device.type != "cuda" else "gpu-" + re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower())
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -106,9 +108,9 @@ class Rows:
         self.empty = False
 
 
-def write_rows(name, device, rows):
-    """Print rows (dicts with one set of keys) and write them to <results folder>/<name>.csv, with device and versions behind."""
-    table = Rows(name, device, results_folder(device))
+def write_rows(name, device, rows, folder=None):
+    """Print rows (dicts with one set of keys) and write them to <folder, or results folder>/<name>.csv, with device and versions behind."""
+    table = Rows(name, device, folder or results_folder(device))
     for row in rows:
         table.add(row)
         print(*(f"{key}={value}" for key, value in row.items()))

@@ -202,7 +202,7 @@ def launch(kernel, x, out_size, steps, gain, norm, **constants):
         x, y, resampled, stats, scale, shift, mean, rstd,
         channels, groups, height, width, *out_size, rows, *pad, runs, row_stride(scale), row_stride(shift), gain, eps,
         NORM=norm is not None, SWISH=swished, CG=group_channels, G=g, C=c, W=w, RUNS=triton.next_power_of_2(max(runs, 1)),
-        ACC=shape.accumulate[0], CHANNELS_LAST=shape.channels_last, num_warps=warps(g * c * w, 8), **constants,
+        ACC=shape.accumulate[0], CHANNELS_LAST=shape.channels_last, num_warps=warps(g * c * w, 4 if norm else 8), **constants,
     )  # fmt: skip
     return y, resampled, mean, rstd
 

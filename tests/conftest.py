@@ -1,5 +1,6 @@
 """Shared by all tests: golden arrays, quiet threads, and the reason why GPU tests skip."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -51,7 +52,9 @@ def assert_near():
 
 
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    has_triton = importlib.util.find_spec("triton") is not None
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if not has_triton and "triton" in getattr(item, "callspec", item).__dict__.get("params", {}).values():
+            item.add_marker(pytest.mark.skip(reason="triton is not installed"))

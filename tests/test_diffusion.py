@@ -7,7 +7,7 @@ import torch
 from ddgan_fast.checkpoint import load_reference_generator
 from ddgan_fast.diffusion import Schedule, denoise, q_sample, q_sample_pair
 from ddgan_fast.errors import InputError
-from ddgan_fast.ops import posterior_step
+from ddgan_fast.ops import backend, posterior_step
 
 STEPS = [1, 2, 4, 8]
 
@@ -48,9 +48,16 @@ def test_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
     assert got.dtype == x_t.dtype == dtype
 
 
-@pytest.mark.parametrize("dtype, limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)], ids=["f32", "f64"])
-def test_sampling_run(golden, assert_near, dtype, limit):
-    g = golden("F_sampling_T4")
+@pytest.mark.parametrize(
+    "name, dtype, limit", [("reference", torch.float32, 2e-5), ("reference", torch.float64, 1e-6), ("triton", torch.float32, 2e-5)], ids=str
+)
+def test_sampling_run(golden, assert_near, name, dtype, limit):
+    with backend.force(name):
+        replay_sampling_run(golden("F_sampling_T4"), assert_near, dtype, limit)
+
+
+def replay_sampling_run(g, assert_near, dtype, limit):
+    """The stored run of T steps: every x_t and x0."""
     generator = load_reference_generator(g.group("w/"), g.config).to(dtype).requires_grad_(False)
     steps, seen = g.config["num_timesteps"], []
     z = torch.stack([g[f"in/step{i}/z"] for i in range(steps)]).to(dtype)

@@ -18,7 +18,6 @@ from ddgan_fast.models.layers import (
     mapping_network,
     sinusoid,
 )
-from ddgan_fast.ops import residual_join
 
 
 class Stage(nn.Module):
@@ -104,8 +103,7 @@ class Generator(nn.Module):
                 h = stage(h, time, w)
                 skips.append(h)
             if level.resample is not None:
-                h = level.resample(h, time, w)
-                h = Features(*residual_join(level.pyramid(pyramid), h.x, with_stats=True))
+                h = level.pyramid(pyramid, level.resample(h, time, w))
                 pyramid = h.x
                 skips.append(h)
         for stage in self.middle:

@@ -157,17 +157,20 @@ class Attention(nn.Module):
     def forward(self, features):
         x, stats = features
         tokens = self.norm(x, stats=stats).flatten(2).transpose(1, 2)  # [B, HW, C]
-        h = F.scaled_dot_product_attention(self.query(tokens), self.key(tokens), self.value(tokens))
+        layers = self.query, self.key, self.value
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        h = F.scaled_dot_product_attention(*F.linear(tokens, weight, bias).chunk(3, dim=2))  # the tokens are read once
         h = self.projection(h).transpose(1, 2).unflatten(2, x.shape[2:]).contiguous(memory_format=layout_of(x))
         return Features(*residual_join(x, h, with_stats=True))
 
 
 class PyramidDown(nn.Module):
-    """Half the size with anti-aliasing: FIR blur, then a 3x3 convolution of stride 2."""
+    """Half the size with anti-aliasing, FIR blur and a 3x3 convolution of stride 2: out = (half of the pyramid + h) / sqrt(2)."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
         self.conv = init_uniform(nn.Conv2d(inputs, outputs, 3, stride=2))
 
-    def forward(self, x):
-        return self.conv(fir_blur(x))
+    def forward(self, pyramid, features):
+        halved = without_bias(self.conv, fir_blur(pyramid))
+        return Features(*residual_join(halved, features.x, self.conv.bias, with_stats=True))

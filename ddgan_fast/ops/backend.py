@@ -17,6 +17,7 @@ NAMES = "reference", "triton", "cpp"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run on CPU tensors, for tests
 TRITON_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
+FORMATS = torch.contiguous_format, torch.channels_last
 
 
 def _known(name, source):
@@ -39,6 +40,11 @@ def pick(op, backends, *arguments):
             raise MissingError(f"{op}: backend {_forced!r} cannot run: {reason}")
         return run
     return next(run for refuses, run in backends.values() if refuses(*arguments) is None)
+
+
+def forced():
+    """The name that `force` or DDGAN_BACKEND gives, or None."""
+    return _forced
 
 
 @contextmanager
@@ -79,6 +85,3 @@ def triton_refuses(x, *others):
         if not any(x.is_contiguous(memory_format=f) and tensor.is_contiguous(memory_format=f) for f in FORMATS):
             return "one tensor is contiguous and another channels_last"
     return None
-
-
-FORMATS = torch.contiguous_format, torch.channels_last

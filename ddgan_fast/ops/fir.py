@@ -114,14 +114,20 @@ def _keep(ctx, inputs, output):
     ctx.size, ctx.layout, ctx.options = inputs[0].shape[2:], layout_of(inputs[0]), inputs[1:]
 
 
-def _dense(ctx, gradient):
-    """The gradient in the memory format of x: autograd may hand over an expanded one."""
-    return gradient.contiguous(memory_format=ctx.layout)
+def _adjoint(op):
+    """A backward function: op(gradient, context), from and to the memory format of x. Autograd may hand over an expanded gradient, and
+    one of a single pixel has no layout of its own."""
+
+    def backward(ctx, gradient):
+        result = op(gradient.contiguous(memory_format=ctx.layout), ctx)
+        return result.contiguous(memory_format=ctx.layout), *[None] * len(ctx.options)
+
+    return backward
 
 
-up2.register_autograd(lambda ctx, g: (adjoint_of_up2(_dense(ctx, g), ctx.options[2]), None, None, None), setup_context=_keep)
-down2.register_autograd(lambda ctx, g: (adjoint_of_down2(_dense(ctx, g), *ctx.size, ctx.options[0]), None), setup_context=_keep)
-blur.register_autograd(lambda ctx, g: (blur(_dense(ctx, g), 3 - ctx.options[0]), None), setup_context=_keep)
+up2.register_autograd(_adjoint(lambda g, ctx: adjoint_of_up2(g, ctx.options[2])), setup_context=_keep)
+down2.register_autograd(_adjoint(lambda g, ctx: adjoint_of_down2(g, *ctx.size, ctx.options[0])), setup_context=_keep)
+blur.register_autograd(_adjoint(lambda g, ctx: blur(g, 3 - ctx.options[0])), setup_context=_keep)
 
 UP = {"triton": (triton_refuses, lambda x: up2(x, 2 * x.shape[2], 2 * x.shape[3], 1.0)), "reference": (always, reference_up2)}
 DOWN = {"triton": (triton_refuses, lambda x: down2(x, 1.0)), "reference": (always, reference_down2)}

@@ -52,7 +52,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize("name, code", [("triton", 0), ("cuda", 1)])
 def test_the_environment_forces_a_backend(name, code):
-    program = "from ddgan_fast.ops import backend; print(backend._forced)"
+    program = "from ddgan_fast.ops import backend; print(backend.forced())"
     run = subprocess.run([sys.executable, "-c", program], env=os.environ | {"DDGAN_BACKEND": name}, capture_output=True, text=True)
     assert run.returncode == code
     assert (run.stdout.strip() == name) if code == 0 else "DDGAN_BACKEND: no backend 'cuda'" in run.stderr
