@@ -6,8 +6,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 LIMIT=530 # seconds in all
-PARTS=(tests calibration group_norm residual fir sample)
-declare -A BUDGET=([tests]=120 [calibration]=45 [group_norm]=130 [residual]=60 [fir]=50 [sample]=40) # seconds; the parts begin in turn
+PARTS=(tests calibration group_norm residual fir sample sanitizer)
+declare -A BUDGET=([tests]=120 [calibration]=45 [group_norm]=130 [residual]=60 [fir]=50 [sample]=40 [sanitizer]=80) # seconds; the parts begin in turn
 ONLY=${ONLY:-${PARTS[*]}}
 for part in $ONLY; do
     [[ -v BUDGET[$part] ]] || { echo "gpu-report: no part '$part' in ONLY; there are ${PARTS[*]}" >&2; exit 2; }
@@ -30,12 +30,23 @@ gpu_tests() { # the files that hold GPU tests; options that need no plugin, and 
     local files workers=()
     mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
     "$python" -c 'import xdist' 2>/dev/null && workers=(-n 4)
-    timeout -k 10 "$1" "$python" -m pytest -q -m gpu -o addopts= --import-mode=importlib "${workers[@]}" "${files[@]}"
+    files+=(tests/kernels --ignore=tests/kernels/test_compile.py) # on a GPU all of them run there
+    timeout -k 10 "$1" "$python" -m pytest -q -o addopts= -o markers=gpu --import-mode=importlib "${workers[@]}" "${files[@]}"
+}
+
+sanitize() { # out-of-bounds accesses and races, on the small shapes of the kernel tests
+    command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here"; return 0; }
+    for tool in memcheck racecheck; do
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 "$(($1 / 2))" compute-sanitizer --tool "$tool" --error-exitcode 1 \
+            "$python" -m pytest -q -x -o addopts= -o markers=gpu --import-mode=importlib tests/kernels/test_fir.py tests/kernels/test_group_norm.py \
+            -k "(test_norm or test_join or values_and_gradients) and not real_shapes" || return 1
+    done
 }
 
 run() { # part, seconds it may take at most
     case $1 in
     tests) gpu_tests "$2" ;;
+    sanitizer) sanitize "$2" ;;
     sample) timeout -k 10 "$2" "$python" -m benchmarks.sample ;;
     *) timeout -k 10 "$2" "$python" -m "benchmarks.$1" --seconds "${BUDGET[$1]}" ;;
     esac

@@ -56,5 +56,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-        if not has_triton and "triton" in getattr(item, "callspec", item).__dict__.get("params", {}).values():
-            item.add_marker(pytest.mark.skip(reason="triton is not installed"))
+        if "callspec" in vars(item) and "triton" in item.callspec.params.values():
+            if not has_triton:
+                item.add_marker(pytest.mark.skip(reason="triton is not installed"))
+            elif torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="of the interpreter; on a GPU tests/kernels and test_gpu.py run the kernels"))

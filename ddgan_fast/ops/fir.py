@@ -66,7 +66,8 @@ def up2(x: Tensor, height: int, width: int, gain: float) -> Tensor:
     """`gain` times fir_up2, cut off or continued by a row and a column to [height, width]."""
     from ddgan_fast.kernels import fir
 
-    return fir.up2(x, (height, width), gain)[1]
+    with torch.cuda.device_of(x):
+        return fir.up2(x, (height, width), gain)[1]
 
 
 @torch.library.custom_op("ddgan_fast::fir_down2", mutates_args=())
@@ -74,7 +75,8 @@ def down2(x: Tensor, gain: float) -> Tensor:
     """`gain` times fir_down2."""
     from ddgan_fast.kernels import fir
 
-    return fir.down2(x, gain)[1]
+    with torch.cuda.device_of(x):
+        return fir.down2(x, gain)[1]
 
 
 @torch.library.custom_op("ddgan_fast::fir_blur", mutates_args=())
@@ -82,7 +84,8 @@ def blur(x: Tensor, pad: int) -> Tensor:
     """The filter alone, with `pad` zeros (1 or 2) on each side."""
     from ddgan_fast.kernels import fir
 
-    return fir.blur(x, pad)[1]
+    with torch.cuda.device_of(x):
+        return fir.blur(x, pad)[1]
 
 
 @up2.register_fake

@@ -100,7 +100,8 @@ def group_norm(
     """(y, concatenated input, mean [B, groups], rstd [B, groups]); the second is empty without `concat`."""
     from ddgan_fast.kernels import group_norm as kernels
 
-    y, cat, mean, rstd = kernels.forward(x, skip, bias, embedding, scale, shift, stats, skip_stats, groups, eps, swish, concat)
+    with torch.cuda.device_of(x):
+        y, cat, mean, rstd = kernels.forward(x, skip, bias, embedding, scale, shift, stats, skip_stats, groups, eps, swish, concat)
     return y, x.new_empty(0) if cat is None else cat, mean, rstd
 
 
@@ -115,7 +116,8 @@ def group_norm_backward(
     """
     from ddgan_fast.kernels import group_norm_backward as kernels
 
-    gradients = kernels.backward(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, swish, wants_embedding)
+    with torch.cuda.device_of(x):
+        gradients = kernels.backward(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, swish, wants_embedding)
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
@@ -127,7 +129,8 @@ def group_norm_fir(
     from ddgan_fast.kernels import fir
 
     norm = scale, shift, stats, groups, eps, swish
-    return fir.up2(x, (2 * x.shape[2], 2 * x.shape[3]), norm=norm) if up else fir.down2(x, norm=norm)
+    with torch.cuda.device_of(x):
+        return fir.up2(x, (2 * x.shape[2], 2 * x.shape[3]), norm=norm) if up else fir.down2(x, norm=norm)
 
 
 @group_norm.register_fake

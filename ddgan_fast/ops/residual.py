@@ -41,7 +41,8 @@ def join(x: Tensor, h: Tensor, x_bias: Tensor | None, h_bias: Tensor | None, wit
     """(out, stats); stats are empty without `with_stats`."""
     from ddgan_fast.kernels import residual
 
-    out, stats = residual.residual_join(x, h, x_bias, h_bias, with_stats)
+    with torch.cuda.device_of(x):
+        out, stats = residual.residual_join(x, h, x_bias, h_bias, with_stats)
     return out, x.new_empty(0) if stats is None else stats
 
 
