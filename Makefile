@@ -8,7 +8,7 @@ TRITON ?= 3.8.0
 RUN ?= runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test lint bench kernels-report gpu-report clean
+.PHONY: demo test check lint bench kernels-report gpu-report clean
 
 .venv/ready: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ demo: .venv/ready  ## train on handwritten digits, then draw new ones
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+
+check: .venv/ready  ## the tests that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

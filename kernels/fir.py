@@ -8,51 +8,47 @@ import triton
 import triton.language as tl
 
 from ddgan_fast.kernels.group_norm import partial_stats
-from ddgan_fast.kernels.tiles import CHANNELS, PROGRAMS, TILE, Shape, group_stats, load_rows, offsets, row_stride, swish, warps
+from ddgan_fast.kernels.tiles import CHANNELS, PROGRAMS, TILE, Shape, group_stats, load_rows, offsets, row_stride, warps
 
 ROWS = 4  # least rows of a program: 2 or 3 more are read to begin
 
 
 @triton.jit
-def load_pixel(
-    x, row, column, c, live_c, channels, height, width, m, r, s, t,
-    NORM: tl.constexpr, SWISH: tl.constexpr, ACC: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-):  # fmt: skip
-    """(y, x) at a row and columns of an image: y behind the norm; both 0 outside the image."""
-    live = live_c & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    value = tl.load(x + offsets(c, row * width + column, channels, height * width, CHANNELS_LAST), mask=live, other=0).to(ACC)
-    y = value
-    if NORM:
-        y = (value - m) * (r * s) + t
-        if SWISH:
-            y = swish(y)
-        y = tl.where(live, y, 0)
-    return y, value
-
-
-@triton.jit
 def filtered_row(
     x, row, column, c, live_c, channels, height, width, m, r, s, t,
-    NORM: tl.constexpr, SWISH: tl.constexpr, ACC: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    UP: tl.constexpr, NORM: tl.constexpr, SWISH: tl.constexpr, ACC: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """The row filtered by [1, 3, 3, 1] / 8 from `column` on, for (y, x)."""
-    y0, x0 = load_pixel(x, row, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    y1, x1 = load_pixel(x, row, column + 1, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    y2, x2 = load_pixel(x, row, column + 2, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    y3, x3 = load_pixel(x, row, column + 3, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    return (y0 + y3) * 0.125 + (y1 + y2) * 0.375, (x0 + x3) * 0.125 + (x1 + x2) * 0.375
+    """One row of an image, filtered along the columns: of y behind the norm, and of x; pixels outside the image are 0 in both.
 
-
-@triton.jit
-def split_row(
-    x, row, column, c, live_c, channels, height, width, m, r, s, t,
-    NORM: tl.constexpr, SWISH: tl.constexpr, ACC: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-):  # fmt: skip
-    """The row at twice its width: even and odd columns, for y and for x."""
-    y0, x0 = load_pixel(x, row, column - 1, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    y1, x1 = load_pixel(x, row, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    y2, x2 = load_pixel(x, row, column + 1, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    return 0.25 * y0 + 0.75 * y1, 0.75 * y1 + 0.25 * y2, 0.25 * x0 + 0.75 * x1, 0.75 * x1 + 0.25 * x2
+    Down: (y, x, y, x), the taps [1, 3, 3, 1] / 8 from `column` on.  UP: even columns of (y, x), then odd ones, of twice the width, with
+    the taps [1, 3] / 4 from column - 1 on and [3, 1] / 4 from `column` on.
+    """
+    even_y = tl.zeros(live_c.shape, ACC) + tl.zeros(column.shape, ACC)
+    even_x, odd_y, odd_x = even_y, even_y, even_y
+    live_row = live_c & (row >= 0) & (row < height)
+    for j in tl.static_range(3 if UP else 4):
+        at = column + (j - 1 if UP else j)
+        live = live_row & (at >= 0) & (at < width)
+        pixel = row * width + at
+        where = pixel * channels + c if CHANNELS_LAST else c * (height * width) + pixel
+        value = tl.load(x + where, mask=live, other=0).to(ACC)
+        y = value
+        if NORM:
+            y = (value - m) * (r * s) + t
+            if SWISH:
+                y = y * tl.sigmoid(y)
+            y = tl.where(live, y, 0)
+        if not UP:
+            weight = 0.375 if j == 1 or j == 2 else 0.125
+            even_y, even_x = even_y + weight * y, even_x + weight * value
+        else:
+            if j < 2:
+                weight = 0.75 if j == 1 else 0.25
+                even_y, even_x = even_y + weight * y, even_x + weight * value
+            if j > 0:
+                weight = 0.75 if j == 1 else 0.25
+                odd_y, odd_x = odd_y + weight * y, odd_x + weight * value
+    return even_y, even_x, odd_y, odd_x
 
 
 @triton.jit
@@ -98,16 +94,22 @@ def down_kernel(
     x += b * channels * height * width
     column = out_column * STEP - pad
     row = first_row * STEP - pad
-    y0, x0 = filtered_row(x, row, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    y1, x1 = filtered_row(x, row + 1, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
+    y0, x0, _, _ = filtered_row(x, row, column, c, live_c, channels, height, width, m, r, s, t, False, NORM, SWISH, ACC, CHANNELS_LAST)
+    y1, x1, _, _ = filtered_row(x, row + 1, column, c, live_c, channels, height, width, m, r, s, t, False, NORM, SWISH, ACC, CHANNELS_LAST)
     y2, x2 = y1, x1
     if STEP == 1:
-        y2, x2 = filtered_row(x, row + 2, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
+        y2, x2, _, _ = filtered_row(
+            x, row + 2, column, c, live_c, channels, height, width, m, r, s, t, False, NORM, SWISH, ACC, CHANNELS_LAST
+        )
     for out_row in range(first_row, tl.minimum(first_row + rows, out_height)):
         row = out_row * STEP - pad
         if STEP == 2:
-            y2, x2 = filtered_row(x, row + 2, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-        y3, x3 = filtered_row(x, row + 3, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
+            y2, x2, _, _ = filtered_row(
+                x, row + 2, column, c, live_c, channels, height, width, m, r, s, t, False, NORM, SWISH, ACC, CHANNELS_LAST
+            )
+        y3, x3, _, _ = filtered_row(
+            x, row + 3, column, c, live_c, channels, height, width, m, r, s, t, False, NORM, SWISH, ACC, CHANNELS_LAST
+        )
         at = b * channels * out_height * out_width
         at += offsets(c, out_row * out_width + out_column, channels, out_height * out_width, CHANNELS_LAST)
         live = live_c & (out_column < out_width)
@@ -129,8 +131,9 @@ def store_quad(out, at, row, column, c, live_c, channels, height, width, ee, eo,
         for j in tl.static_range(2):
             value = (ee if j == 0 else eo) if i == 0 else (oe if j == 0 else oo)
             live = live_c & (row + i < height) & (column + j < width)
-            where = at + offsets(c, (row + i) * width + column + j, channels, height * width, CHANNELS_LAST)
-            tl.store(out + where, value.to(out.dtype.element_ty), mask=live)
+            pixel = (row + i) * width + column + j
+            where = pixel * channels + c if CHANNELS_LAST else c * (height * width) + pixel
+            tl.store(out + at + where, value.to(out.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -155,10 +158,14 @@ def up_kernel(
     x += b * channels * height * width
     at = b * channels * out_height * out_width
     row = first_row
-    ye0, yo0, xe0, xo0 = split_row(x, row - 1, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
-    ye1, yo1, xe1, xo1 = split_row(x, row, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
+    ye0, xe0, yo0, xo0 = filtered_row(
+        x, row - 1, column, c, live_c, channels, height, width, m, r, s, t, True, NORM, SWISH, ACC, CHANNELS_LAST
+    )
+    ye1, xe1, yo1, xo1 = filtered_row(x, row, column, c, live_c, channels, height, width, m, r, s, t, True, NORM, SWISH, ACC, CHANNELS_LAST)
     for row in range(first_row, tl.minimum(first_row + rows, (out_height + 1) // 2)):
-        ye2, yo2, xe2, xo2 = split_row(x, row + 1, column, c, live_c, channels, height, width, m, r, s, t, NORM, SWISH, ACC, CHANNELS_LAST)
+        ye2, xe2, yo2, xo2 = filtered_row(
+            x, row + 1, column, c, live_c, channels, height, width, m, r, s, t, True, NORM, SWISH, ACC, CHANNELS_LAST
+        )
         near, far = 0.75 * gain, 0.25 * gain
         store_quad(
             resampled, at, 2 * row, 2 * column, c, live_c, channels, out_height, out_width,

@@ -172,6 +172,6 @@ def backward(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, swish
     g, p, length, grid = shape.split_tiles()
     apply_kernel[grid](
         *inputs, dcat, sums, *outputs, *sizes, runs, *strides, length,
-        G=g, C=shape.c, P=p, RUNS=triton.next_power_of_2(runs), num_warps=warps(g * shape.c * p), **common,
+        G=g, C=shape.c, P=p, RUNS=triton.next_power_of_2(runs), num_warps=warps(g * shape.c * p, 32), **common,
     )  # fmt: skip
     return outputs

@@ -10,6 +10,7 @@ from ddgan_fast.errors import InputError
 from ddgan_fast.ops import backend, posterior_step
 
 STEPS = [1, 2, 4, 8]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def ulps(got, want):
@@ -49,7 +50,9 @@ def test_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
 
 
 @pytest.mark.parametrize(
-    "name, dtype, limit", [("reference", torch.float32, 2e-5), ("reference", torch.float64, 1e-6), ("triton", torch.float32, 2e-5)], ids=str
+    "name, dtype, limit",
+    [("reference", torch.float32, 2e-5), ("reference", torch.float64, 1e-6), pytest.param("triton", torch.float32, 2e-5, marks=SLOW)],
+    ids=str,
 )
 def test_sampling_run(golden, assert_near, name, dtype, limit):
     with backend.force(name):

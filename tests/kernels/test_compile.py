@@ -15,10 +15,14 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(600)
-def test_every_kernel_compiles_without_spills(tmp_path):
+EVERY_FORM = pytest.param("--all", marks=[pytest.mark.slow, pytest.mark.timeout(2400)])
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("option", [None, EVERY_FORM])
+def test_every_kernel_compiles_without_spills(tmp_path, option):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "benchmarks.kernels_report", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.kernels_report", "--out", str(tmp_path), *filter(None, [option])]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     rows = list(csv.DictReader((tmp_path / "kernels.csv").open()))
