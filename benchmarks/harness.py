@@ -60,7 +60,6 @@ def commit():
 
 def timings(run, device, warmup=1, repeats=5):
     """(median, 20 %, 80 %) of the milliseconds that `run()` takes, the device idle before and after."""
-
     synchronize = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
 
     def once():

@@ -75,7 +75,7 @@ def tile_norm(
 @triton.jit
 def down_kernel(
     x, y, resampled, stats, scale, shift, mean, rstd,
-    channels, groups, height, width, out_height, out_width, rows, pad, runs, scale_stride, shift_stride, gain, eps,
+    channels, groups, height, width, out_height, out_width, rows, runs, scale_stride, shift_stride, gain, eps, pad,
     STEP: tl.constexpr, NORM: tl.constexpr, SWISH: tl.constexpr, CG: tl.constexpr, G: tl.constexpr, C: tl.constexpr, W: tl.constexpr,
     RUNS: tl.constexpr, ACC: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
@@ -180,7 +180,7 @@ def up_kernel(
         ye1, yo1, xe1, xo1 = ye2, yo2, xe2, xo2
 
 
-def launch(kernel, x, out_size, steps, gain, norm, **constants):
+def launch(kernel, x, out_size, steps, gain, norm, **others):
     """(fir(y) or None, fir(x), mean, rstd): one launch.
 
     out_size: (height, width).  steps: (rows, columns) that programs share out.  norm: None, or (scale, shift, stats, groups, eps, swish).
@@ -192,7 +192,7 @@ def launch(kernel, x, out_size, steps, gain, norm, **constants):
     resampled = torch.empty((batch, channels, *out_size), dtype=x.dtype, device=x.device, memory_format=layout)
     y, mean, rstd = None, None, None
     if norm:
-        stats = partial_stats(x) if stats is None else stats
+        stats = partial_stats(x, shape.channels_last) if stats is None else stats
         y = torch.empty_like(resampled)
         mean, rstd = (x.new_empty((batch, groups), dtype=shape.accumulate[1]) for _ in range(2))
         group_channels, c = shape.group_channels, shape.c
@@ -204,12 +204,11 @@ def launch(kernel, x, out_size, steps, gain, norm, **constants):
     rows = max(min(steps[0], steps[0] * batch * wide * blocks // (4 * PROGRAMS)), min(ROWS, steps[0]))
     runs = 0 if stats is None else stats.shape[2]
     grid = (wide * triton.cdiv(steps[0], rows), blocks, batch)
-    pad = (constants.pop("pad"),) if "pad" in constants else ()
     kernel[grid](
         x, y, resampled, stats, scale, shift, mean, rstd,
-        channels, groups, height, width, *out_size, rows, *pad, runs, row_stride(scale), row_stride(shift), gain, eps,
+        channels, groups, height, width, *out_size, rows, runs, row_stride(scale), row_stride(shift), gain, eps,
         NORM=norm is not None, SWISH=swished, CG=group_channels, G=g, C=c, W=w, RUNS=triton.next_power_of_2(max(runs, 1)),
-        ACC=shape.accumulate[0], CHANNELS_LAST=shape.channels_last, num_warps=warps(g * c * w, 4 if norm else 8), **constants,
+        ACC=shape.accumulate[0], CHANNELS_LAST=shape.channels_last, num_warps=warps(g * c * w, 4 if norm else 8), **others,
     )  # fmt: skip
     return y, resampled, mean, rstd
 

@@ -12,7 +12,6 @@ from ddgan_fast.kernels.tiles import (
     accumulator,
     add_to_stats,
     group_stats,
-    is_channels_last,
     load_offset,
     load_pair,
     load_rows,
@@ -111,7 +110,7 @@ def apply_kernel(
         tl.store(y + at, out.to(y.dtype.element_ty), mask=live)
 
 
-def partial_stats(x):
+def partial_stats(x, channels_last):
     """Partial statistics [B, 2, S, C] of x [B, C, H, W]."""
     batch, channels, height, width = x.shape
     pixels, accumulate = height * width, accumulator(x.dtype)
@@ -119,7 +118,7 @@ def partial_stats(x):
     stats = x.new_empty((batch, 2, runs, channels), dtype=accumulate[1])
     grid = (runs, triton.cdiv(channels, c), batch)
     stats_kernel[grid](
-        x, stats, pixels, channels, runs, C=c, P=p, ACC=accumulate[0], CHANNELS_LAST=is_channels_last(x), num_warps=warps(c * p)
+        x, stats, pixels, channels, runs, C=c, P=p, ACC=accumulate[0], CHANNELS_LAST=channels_last, num_warps=warps(c * p)
     )  # fmt: skip
     return stats
 
@@ -133,16 +132,17 @@ def forward(x, skip, bias, embedding, scale, shift, stats, skip_stats, groups, e
     strides = row_stride(embedding), row_stride(scale), row_stride(shift)
     sizes = shape.pixels, shape.channels_x, shape.channels_skip, groups
     common = {"SWISH": swish, "CG": shape.group_channels, "C": shape.c, "ACC": shape.accumulate[0], "CHANNELS_LAST": shape.channels_last}
-    has_stats = stats is not None and (skip is None or skip_stats is not None)
-    if shape.on_chip and not has_stats:
+    missing = stats is None or (skip is not None and skip_stats is None)
+    if shape.on_chip and missing:
         g, p, grid = shape.on_chip_tiles()
         on_chip_kernel[grid](
             x, skip, bias, embedding, scale, shift, y, cat, mean, rstd, *sizes, *strides, eps,
             G=g, P=p, num_warps=warps(g * shape.c * p, 32), **common,
         )  # fmt: skip
         return y, cat, mean, rstd
-    if not has_stats:
-        stats, skip_stats = partial_stats(x), None if skip is None else partial_stats(skip)
+    stats = partial_stats(x, shape.channels_last) if stats is None else stats
+    if skip is not None and skip_stats is None:
+        skip_stats = partial_stats(skip, shape.channels_last)
     runs, skip_runs = stats.shape[2], 0 if skip is None else skip_stats.shape[2]
     g, p, length, grid = shape.split_tiles()
     apply_kernel[grid](

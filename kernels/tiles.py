@@ -134,10 +134,14 @@ def warps(elements, a_thread=16):
     return min(max(elements // (32 * a_thread), 1), 32)
 
 
+def runs_of(pixels):
+    """Runs of the pixels of an image, none of them empty; it depends on nothing else, so that the batch may stay open in a graph."""
+    return triton.cdiv(pixels, triton.cdiv(pixels, min(MAX_RUNS, max(pixels // 256, 1))))
+
+
 def plan_runs(batch, channels, pixels):
     """(runs, channels of a tile, pixels of a tile) of a pass over pixels that keeps sums of each channel."""
-    wanted = min(MAX_RUNS, triton.cdiv(PROGRAMS, batch), max(pixels // 256, 1))
-    runs = triton.cdiv(pixels, triton.cdiv(pixels, wanted))  # so that no run is empty
+    runs = runs_of(pixels)
     c = min(CHANNELS, triton.next_power_of_2(channels))
     while c > 16 and runs * batch * triton.cdiv(channels, c) < PROGRAMS:
         c //= 2
@@ -158,7 +162,7 @@ class Shape:
         self.group_channels = self.channels // groups
         self.c = triton.next_power_of_2(self.group_channels)
         self.accumulate = accumulator(x.dtype)
-        self.channels_last = is_channels_last(x)
+        self.channels_last = is_channels_last(x) or (skip is not None and is_channels_last(skip))
         self.most = ON_CHIP // held
 
     def empty(self, like):

@@ -159,8 +159,13 @@ class Attention(nn.Module):
         tokens = self.norm(x, stats=stats).flatten(2).transpose(1, 2)  # [B, HW, C]
         layers = self.query, self.key, self.value
         weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-        h = F.scaled_dot_product_attention(*F.linear(tokens, weight, bias).chunk(3, dim=2))  # the tokens are read once
-        h = self.projection(h).transpose(1, 2).unflatten(2, x.shape[2:]).contiguous(memory_format=layout_of(x))
+        heads = F.linear(tokens, weight, bias).unsqueeze(1).chunk(3, dim=3)  # the tokens are read once; fused kernels want a head dimension
+        h = (
+            self.projection(F.scaled_dot_product_attention(*heads).squeeze(1))
+            .transpose(1, 2)
+            .unflatten(2, x.shape[2:])
+            .contiguous(memory_format=layout_of(x))
+        )
         return Features(*residual_join(x, h, with_stats=True))
 
 

@@ -28,6 +28,11 @@ def require_like(op, name, value, x, *shapes, dtypes=()):
         raise InputError(f"{op}: {name} has dtype {value.dtype}; it must be {right}")
 
 
-def layout_of(x):
-    """The memory format of a dense tensor; contiguous where it has both."""
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+def layout_of(*tensors):
+    """The memory format that dense tensors share (None among them is passed over); contiguous where all have both."""
+    return torch.contiguous_format if all(t is None or t.is_contiguous() for t in tensors) else torch.channels_last
+
+
+def dense_row(row):
+    """scale, shift or bias with its channels side by side in memory, as the kernels read it; None stays None."""
+    return row if row is None or row.stride(-1) == 1 else row.contiguous()

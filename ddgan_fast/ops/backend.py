@@ -17,6 +17,8 @@ NAMES = "reference", "triton", "cpp"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run on CPU tensors, for tests
 TRITON_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
+MOST_IMAGES = 65_535  # the limit of a launch grid
+MOST_ELEMENTS = 2**29 - 1
 FORMATS = torch.contiguous_format, torch.channels_last
 
 
@@ -70,16 +72,17 @@ def triton_refuses(x, *others):
     """Why the Triton kernels cannot serve images x and `others` (None among them is passed over), or None."""
     if not HAS_TRITON:
         return "triton is not installed"
-    for tensor in (x, *others):
-        if tensor is None:
-            continue
+    tensors = [tensor for tensor in (x, *others) if tensor is not None]
+    if x.shape[0] > MOST_IMAGES:
+        return f"a batch of {x.shape[0]}; the kernels take up to {MOST_IMAGES} images at once"
+    if sum(tensor.numel() for tensor in tensors) > MOST_ELEMENTS * x.shape[0]:
+        return f"images of more than {MOST_ELEMENTS} elements; the kernels count within one image, up to 4 times as large, in 32 bits"
+    for tensor in tensors:
         forced_without_gpu = _forced == "triton" and (INTERPRETED or tensor.is_meta)
         if tensor.device.type != "cuda" and not forced_without_gpu:
             return f"tensors are on {tensor.device.type}, and the kernels run on a CUDA device"
         if tensor.dtype not in TRITON_DTYPES:
             return f"dtype {tensor.dtype} is not among {', '.join(map(str, TRITON_DTYPES))}"
-        if tensor[0].numel() >= 2**31:
-            return f"an image of {tensor[0].numel()} elements; the kernels count up to 2^31 - 1 within one image"
         if not tensor.is_contiguous() and not tensor.is_contiguous(memory_format=torch.channels_last):
             return f"a tensor of strides {tuple(tensor.stride())} is neither contiguous nor channels_last"
         if not any(x.is_contiguous(memory_format=f) and tensor.is_contiguous(memory_format=f) for f in FORMATS):

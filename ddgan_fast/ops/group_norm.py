@@ -5,12 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.ops.arguments import layout_of, require_images, require_like
+from ddgan_fast.ops.arguments import dense_row, layout_of, require_images, require_like
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 from ddgan_fast.ops.fir import adjoint_of_down2, adjoint_of_up2, fir_down2, fir_up2, resized
 
 RESAMPLE = {None: None, "up": fir_up2, "down": fir_down2}
 OP = "adaptive_group_norm"
+MOST_GROUP_CHANNELS = 512
 
 
 def adaptive_group_norm(
@@ -29,7 +30,8 @@ def adaptive_group_norm(
     Raises InputError for arguments that do not fit.
     """
     _check(x, scale, shift, groups, fir, skip, bias, embedding, concat)
-    run = pick(OP, BACKENDS, x, skip)
+    _check_stats(x, skip, stats, skip_stats)
+    run = pick(OP, BACKENDS, x, skip, groups)
     return run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat)
 
 
@@ -51,6 +53,20 @@ def _check(x, scale, shift, groups, fir, skip, bias, embedding, concat):
         raise InputError(f"{OP}: x has shape {list(x.shape)}; with fir = 'down' height and width must be 2 or more")
     if concat and (skip is None or fir):
         raise InputError(f"{OP}: concat = True; it goes with a skip and without fir")
+
+
+def _check_stats(x, skip, stats, skip_stats):
+    for name, images, given in (("stats", x, stats), ("skip_stats", skip, skip_stats)):
+        if given is None:
+            continue
+        if images is None or given.dim() != 4 or (*given.shape[:2], given.shape[3]) != (x.shape[0], 2, images.shape[1]):
+            of = "no skip" if images is None else f"{name.removesuffix('stats').removesuffix('_') or 'x'} of shape {list(images.shape)}"
+            raise InputError(
+                f"{OP}: {name} has shape {list(given.shape)}; it must be what residual_join returned beside this tensor, and this is {of}"
+            )
+        require_like(OP, name, given, x, given.shape, dtypes=(_wide(x),))
+        if given.dtype != _wide(x):
+            raise InputError(f"{OP}: {name} has dtype {given.dtype}; it must be {_wide(x)}")
 
 
 def reference(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat):
@@ -82,9 +98,9 @@ def _group_mean(x, groups):
 
 def stats_shape(x):
     """An empty tensor of the size of x's partial statistics."""
-    from ddgan_fast.kernels.tiles import plan_runs
+    from ddgan_fast.kernels.tiles import runs_of
 
-    runs, _, _ = plan_runs(x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
+    runs = runs_of(x.shape[2] * x.shape[3])
     return x.new_empty((x.shape[0], 2, runs, x.shape[1]), dtype=_wide(x))
 
 
@@ -137,7 +153,7 @@ def group_norm_fir(
 def _(x, skip, bias, embedding, scale, shift, stats, skip_stats, groups, eps, swish, concat):
     channels = x.shape[1] + (0 if skip is None else skip.shape[1])
     size = (x.shape[0], channels, *x.shape[2:])
-    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout_of(x, skip))
     mean, rstd = (x.new_empty((x.shape[0], groups), dtype=_wide(x)) for _ in range(2))
     return y, torch.empty_like(y) if concat else x.new_empty(0), mean, rstd
 
@@ -175,7 +191,7 @@ def _backward(ctx, dy, dcat, *_):
 
 def _gradients(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, options, wants_embedding):
     """Gradients of x, skip, bias, embedding, scale, shift, in their shapes and dtypes; None for what is None."""
-    layout = layout_of(x)
+    layout = layout_of(x, skip)
     if dy is None:
         dy = torch.zeros_like(dcat)
     dy, dcat = (None if gradient is None else gradient.contiguous(memory_format=layout) for gradient in (dy, dcat))
@@ -220,6 +236,8 @@ def _second_order(ctx, *upstream):
     groups, eps, swish = ctx.options
     if all(gradient is None for gradient in upstream):
         return (None,) * 13
+    if torch.is_grad_enabled():  # create_graph
+        raise NotImplementedError(f"{OP}: a gradient of third order; only the reference has one: use backend.force('reference')")
     with torch.enable_grad():
         leaves = [None if value is None else value.detach().requires_grad_() for value in ctx.saved_tensors]
         dy, dcat, x, skip, bias, embedding, scale, shift = leaves
@@ -242,8 +260,8 @@ group_norm_fir.register_autograd(_backward_fir, setup_context=_keep_fir)
 def _run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat):
     """adaptive_group_norm by the kernels; with fir and more than x, y and x go to memory in between."""
     if fir and skip is None and bias is None and embedding is None:
-        return group_norm_fir(x, scale, shift, stats, groups, eps, swish, fir == "up")[:2]
-    rows = bias, embedding, scale, shift
+        return group_norm_fir(x, dense_row(scale), dense_row(shift), stats, groups, eps, swish, fir == "up")[:2]
+    rows = [dense_row(row) for row in (bias, embedding, scale, shift)]
     joined = concat or bool(fir and skip is not None)
     y, cat, _, _ = group_norm(x, skip, *rows, stats, skip_stats, groups, eps, swish, joined)
     if fir:
@@ -251,4 +269,11 @@ def _run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats,
     return (y, cat) if concat else y
 
 
-BACKENDS = {"triton": (triton_refuses, _run), "reference": (always, reference)}
+def _triton_refuses(x, skip, groups):
+    channels = (x.shape[1] + (0 if skip is None else skip.shape[1])) // groups
+    if channels > MOST_GROUP_CHANNELS:
+        return f"groups of {channels} channels; the kernels take up to {MOST_GROUP_CHANNELS}"
+    return triton_refuses(x, skip)
+
+
+BACKENDS = {"triton": (_triton_refuses, _run), "reference": (always, reference)}

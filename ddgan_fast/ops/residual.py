@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddgan_fast.ops.arguments import require_images, require_like
+from ddgan_fast.ops.arguments import dense_row, require_images, require_like
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 from ddgan_fast.ops.group_norm import stats_shape
 
@@ -61,9 +61,10 @@ def _keep(ctx, inputs, output):
 def _backward(ctx, gradient, _):
     if gradient is None:
         return (None,) * 5
+    wanted = ctx.needs_input_grad[2:4]
+    row = gradient.sum(dim=(0, 2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32)) * SCALE if any(wanted) else None
+    rows = [row.to(dtype) if wants else None for wants, dtype in zip(wanted, ctx.dtypes, strict=True)]
     gradient = gradient * SCALE
-    row = gradient.sum(dim=(0, 2, 3)) if any(ctx.needs_input_grad[2:4]) else None
-    rows = [row.to(dtype) if wanted else None for wanted, dtype in zip(ctx.needs_input_grad[2:4], ctx.dtypes, strict=True)]
     return gradient, gradient, *rows, None
 
 
@@ -71,7 +72,7 @@ join.register_autograd(_backward, setup_context=_keep)
 
 
 def _run(x, h, x_bias, h_bias, with_stats):
-    out, stats = join(x, h, x_bias, h_bias, with_stats)
+    out, stats = join(x, h, dense_row(x_bias), dense_row(h_bias), with_stats)
     return out, stats if with_stats else None
 
 

@@ -25,7 +25,8 @@ def test_values_and_gradients(assert_near, device, op, shape, dtype, layout):
     wide = x.detach().double().requires_grad_()
     with backend.force("triton"):
         got = op(x)
-    want = op(wide)
+    with backend.force("reference"):
+        want = op(wide)
     upstream = torch.cos(want.detach())
     assert got.is_contiguous(memory_format=layout)
     assert_near(got, want, LIMITS[dtype])
@@ -45,7 +46,9 @@ def test_an_expanded_gradient_is_taken(device):
     x = torch.randn(1, 3, 4, 4, device=device, requires_grad=True)
     with backend.force("triton"):
         (grad,) = torch.autograd.grad(fir_up2(x).sum(), x)
-    torch.testing.assert_close(grad, torch.autograd.grad(fir_up2(x).sum(), x)[0])
+    with backend.force("reference"):
+        (wanted,) = torch.autograd.grad(fir_up2(x).sum(), x)
+    torch.testing.assert_close(grad, wanted)
 
 
 @pytest.mark.gpu
