@@ -56,7 +56,7 @@ class Traffic(Recorder):
 
     def other(self, func, args, out):
         name = func.name().split("::")[1].split(".")[0]
-        if self.paused or func.is_view or name in FREE:
+        if self.paused or func.is_view or name in FREE or not size(args) + size(out):
             return
         if name == "convolution":
             self.add(name, 1, size(args[:2]) + size(out))

@@ -64,9 +64,9 @@ def _check_stats(x, skip, stats, skip_stats):
             raise InputError(
                 f"{OP}: {name} has shape {list(given.shape)}; it must be what residual_join returned beside this tensor, and this is {of}"
             )
-        require_like(OP, name, given, x, given.shape, dtypes=(_wide(x),))
-        if given.dtype != _wide(x):
-            raise InputError(f"{OP}: {name} has dtype {given.dtype}; it must be {_wide(x)}")
+        require_like(OP, name, given, x, given.shape, dtypes=(wide_of(x),))
+        if given.dtype != wide_of(x):
+            raise InputError(f"{OP}: {name} has dtype {given.dtype}; it must be {wide_of(x)}")
 
 
 def reference(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat):
@@ -101,11 +101,12 @@ def stats_shape(x):
     from ddgan_fast.kernels.tiles import runs_of
 
     runs = runs_of(x.shape[2] * x.shape[3])
-    return x.new_empty((x.shape[0], 2, runs, x.shape[1]), dtype=_wide(x))
+    return x.new_empty((x.shape[0], 2, runs, x.shape[1]), dtype=wide_of(x))
 
 
-def _wide(x):
-    return torch.promote_types(x.dtype, torch.float32)
+def wide_of(x):
+    """The dtype of statistics of x."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 @torch.library.custom_op("ddgan_fast::group_norm", mutates_args=())
@@ -154,7 +155,7 @@ def _(x, skip, bias, embedding, scale, shift, stats, skip_stats, groups, eps, sw
     channels = x.shape[1] + (0 if skip is None else skip.shape[1])
     size = (x.shape[0], channels, *x.shape[2:])
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout_of(x, skip))
-    mean, rstd = (x.new_empty((x.shape[0], groups), dtype=_wide(x)) for _ in range(2))
+    mean, rstd = (x.new_empty((x.shape[0], groups), dtype=wide_of(x)) for _ in range(2))
     return y, torch.empty_like(y) if concat else x.new_empty(0), mean, rstd
 
 
@@ -169,7 +170,7 @@ def _(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, eps, swish, 
 @group_norm_fir.register_fake
 def _(x, scale, shift, stats, groups, eps, swish, up):
     height, width = (2 * size if up else size // 2 for size in x.shape[2:])
-    mean, rstd = (x.new_empty((x.shape[0], groups), dtype=_wide(x)) for _ in range(2))
+    mean, rstd = (x.new_empty((x.shape[0], groups), dtype=wide_of(x)) for _ in range(2))
     return resized(x, height, width), resized(x, height, width), mean, rstd
 
 
@@ -241,8 +242,8 @@ def _second_order(ctx, *upstream):
     with torch.enable_grad():
         leaves = [None if value is None else value.detach().requires_grad_() for value in ctx.saved_tensors]
         dy, dcat, x, skip, bias, embedding, scale, shift = leaves
-        rows = [row.expand(dy.shape[:2]).to(_wide(x)) for row in (scale, shift)]
-        moved = torch.zeros_like(rows[0], requires_grad=True) if embedding is None else embedding.to(_wide(x))
+        rows = [row.expand(dy.shape[:2]).to(wide_of(x)) for row in (scale, shift)]
+        moved = torch.zeros_like(rows[0], requires_grad=True) if embedding is None else embedding.to(wide_of(x))
         out = reference(x, *rows, groups, eps, swish, None, skip, bias, moved, None, None, dcat is not None)
         wanted = [(of, up) for of, up in zip((x, skip, *rows, moved), upstream, strict=True) if of is not None and up is not None]
         of, upstream = zip(*wanted, strict=True)

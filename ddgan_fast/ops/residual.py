@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddgan_fast.ops.arguments import dense_row, require_images, require_like
 from ddgan_fast.ops.backend import always, pick, triton_refuses
-from ddgan_fast.ops.group_norm import stats_shape
+from ddgan_fast.ops.group_norm import stats_shape, wide_of
 
 SCALE = math.sqrt(0.5)
 
@@ -62,7 +62,7 @@ def _backward(ctx, gradient, _):
     if gradient is None:
         return (None,) * 5
     wanted = ctx.needs_input_grad[2:4]
-    row = gradient.sum(dim=(0, 2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32)) * SCALE if any(wanted) else None
+    row = gradient.sum(dim=(0, 2, 3), dtype=wide_of(gradient)) * SCALE if any(wanted) else None
     rows = [row.to(dtype) if wants else None for wants, dtype in zip(wanted, ctx.dtypes, strict=True)]
     gradient = gradient * SCALE
     return gradient, gradient, *rows, None
