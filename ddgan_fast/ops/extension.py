@@ -38,9 +38,13 @@ def load(name, key, package=PACKAGE):
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path} does not fit torch {torch.__version__} or this machine ({error}); {REBUILD}"
-    absent = [op for op in OPS if not torch._C._dispatch_has_kernel_for_dispatch_key(f"ddgan_cpp::{op}", key)]
+        return f"{path} does not fit torch {torch.__version__} or this machine ({error.__cause__ or error}); {REBUILD}"
+    absent = [op for op in OPS if not _registered(f"ddgan_cpp::{op}", key)]
     return f"{path} left out {', '.join(absent)} in torch {torch.__version__}; {REBUILD}" if absent else None
+
+
+def _registered(op, key):
+    return torch._C._dispatch_has_kernel(op) and torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
 
 
 MISSING = load("_C.so", "CPU")
