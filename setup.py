@@ -30,8 +30,10 @@ def run(*command):
     print(done.stdout)
     if done.returncode == 0:
         return None
-    errors = [line.strip() for line in done.stdout.splitlines() if re.search(r"\berror\b|not able to compile|No such file", line, re.I)]
-    return f"{' '.join(command[:2])} failed: {errors[0] if errors else f'exit code {done.returncode}'}"
+    text = " ".join(done.stdout.split())
+    wanted = r'The \S+ compiler "[^"]*" is not able to compile', r"Could not find compiler .{,100}", r"\berror: .{,120}"
+    found = next(filter(None, (re.search(pattern, text) for pattern in wanted)), None)
+    return found[0] if found else f"{' '.join(command[:2])} gave exit code {done.returncode}"
 
 
 def refusal(part):

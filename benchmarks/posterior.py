@@ -107,6 +107,8 @@ def measure(name, batch, size, dtype, clock):
     functions = {"eager": op.eager, "compile": torch.compile(op.eager, fullgraph=True, dynamic=False), "ours": op.ours}
     calls = {}
     for provider, function in functions.items():
+        if provider == "compile" and not clock.gpu and size == CASES[-1][1]:
+            continue  # on a CPU its noise takes about 80 ns an element, half a minute a call
         call = partial(function, x0, x_t, t, table, seeds)
         try:
             check(op, x0, x_t, t, table, seeds, provider, function)
