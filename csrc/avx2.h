@@ -52,32 +52,38 @@ struct Rounds {
   }
 };
 
-// Four counters, each in the lower half of 64 bits, where the multiplication wants it; the upper halves are of no account.
-inline void philox4(const Rounds& rounds, __m256i c0, __m256i (&out)[4]) {
+// Eight counters in two registers, each in the lower half of 64 bits, where the multiplication wants it; the upper halves
+// are of no account. The two take turns, so that one works while the other waits for its product.
+inline void philox8(const Rounds& rounds, const __m256i (&block)[2], __m256i (&c)[4][2]) {
   const __m256i factor0 = _mm256_set1_epi32(static_cast<int>(kFactor0));
   const __m256i factor1 = _mm256_set1_epi32(static_cast<int>(kFactor1));
-  __m256i c1 = _mm256_setzero_si256(), c2 = rounds.stream, c3 = rounds.step;
-#pragma GCC unroll 10
-  for (int i = 0; i < 10; ++i) {
-    const __m256i p0 = _mm256_mul_epu32(c0, factor0), p1 = _mm256_mul_epu32(c2, factor1);
-    c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1), rounds.low[i]);
-    c1 = p1;
-    c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3), rounds.high[i]);
-    c3 = p0;
+  for (int i = 0; i < 2; ++i) {
+    c[0][i] = block[i], c[1][i] = _mm256_setzero_si256(), c[2][i] = rounds.stream, c[3][i] = rounds.step;
   }
-  out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m256i p0 = _mm256_mul_epu32(c[0][i], factor0), p1 = _mm256_mul_epu32(c[2][i], factor1);
+      c[0][i] = _mm256_xor_si256(_mm256_xor_si256(c[1][i], rounds.low[round]), _mm256_srli_epi64(p1, 32));
+      c[1][i] = p1;
+      c[2][i] = _mm256_xor_si256(_mm256_xor_si256(c[3][i], rounds.high[round]), _mm256_srli_epi64(p0, 32));
+      c[3][i] = p0;
+    }
+  }
 }
 
 // The normal numbers of 8 * groups counters from `block` on.
 void normals(const Key& key, uint32_t block, int64_t groups, float* out) {
   const Rounds rounds(key);
-  __m256i even = _mm256_add_epi32(_mm256_setr_epi32(0, 0, 2, 0, 4, 0, 6, 0), _mm256_set1_epi32(static_cast<int>(block)));
+  __m256i even =
+      _mm256_add_epi32(_mm256_setr_epi32(0, 0, 2, 0, 4, 0, 6, 0), _mm256_set1_epi32(static_cast<int>(block)));
   for (int64_t group = 0; group < groups; ++group) {
-    __m256i first[4], second[4];
-    philox4(rounds, even, first);
-    philox4(rounds, _mm256_add_epi32(even, _mm256_set1_epi32(1)), second);
+    const __m256i block[2] = {even, _mm256_add_epi32(even, _mm256_set1_epi32(1))};
+    __m256i c[4][2];
+    philox8(rounds, block, c);
     Avx2::U words[4];
-    for (int i = 0; i < 4; ++i) words[i] = (Avx2::U)_mm256_blend_epi32(first[i], _mm256_slli_epi64(second[i], 32), 0xAA);
+    for (int i = 0; i < 4; ++i) words[i] = (Avx2::U)_mm256_blend_epi32(c[i][0], _mm256_slli_epi64(c[i][1], 32), 0xAA);
     Avx2::F n[4];
     box_muller<Avx2>(words[0], words[1], n[0], n[1]);
     box_muller<Avx2>(words[2], words[3], n[2], n[3]);
