@@ -32,6 +32,18 @@ def test_the_abi_is_that_of_torch(tmp_path, order):
     assert done.returncode != 0 and "torch_parallel_for" in done.stderr
 
 
+@needs["g++"]
+def test_every_function_is_in_the_oldest_torch(tmp_path):
+    """Torch's headers, told to offer what 2.11 has."""
+    names = re.findall(r"^(?:AOTITorchError|int32_t) (\w+)\(", (ROOT / "csrc/torch_abi.h").read_text(), re.M)
+    assert len(names) > 20
+    lines = ["#include <torch/csrc/stable/c/shim.h>", *(f"auto* const p{i} = &{name};" for i, name in enumerate(names))]
+    (tmp_path / "all.cpp").write_text("\n".join(lines))
+    command = ["g++", "-std=c++20", "-fsyntax-only", "-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{INCLUDE}", str(tmp_path / "all.cpp")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @needs["cmake"]
 @needs["nvcc"]
 def test_cuda_compiles_for_every_architecture_without_spills(tmp_path):

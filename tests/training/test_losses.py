@@ -98,9 +98,14 @@ def check_weights(wanted, got, first_grads, lr, limit, tiny_limit):
 
 
 TRAINING_RUNS = [("reference", name, dtype) for name in ("G_train_1iter", "G_train_4iter") for dtype in LIMITS]
+OTHER_BACKENDS = [
+    ("triton", "G_train_1iter", torch.float32),
+    ("cpp", "G_train_1iter", torch.float32),
+    ("cpp", "G_train_4iter", torch.float32),
+]
 
 
-@pytest.mark.parametrize("backend_name, name, dtype", [*TRAINING_RUNS, ("triton", "G_train_1iter", torch.float32)], ids=str)
+@pytest.mark.parametrize("backend_name, name, dtype", TRAINING_RUNS + OTHER_BACKENDS, ids=str)
 def test_iterations(golden, assert_near, backend_name, name, dtype):
     with backend.force(backend_name):
         replay_iterations(Replay(golden(name), dtype), assert_near, dtype)
