@@ -32,10 +32,7 @@ void check(cudaError_t error, const char* what) {
 
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int32_t device) {
-    DDGAN_TORCH(aoti_torch_create_device_guard, device, &handle_);
-    check(cudaSetDevice(device), "cudaSetDevice");  // this library has a CUDA runtime of its own
-  }
+  explicit DeviceGuard(int32_t device) { DDGAN_TORCH(aoti_torch_create_device_guard, device, &handle_); }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
   ~DeviceGuard() { aoti_torch_delete_device_guard(handle_); }
@@ -47,6 +44,7 @@ class DeviceGuard {
 template <class Kernel>
 void launch(Kernel kernel, const Args& args, int64_t chunks, int32_t device) {
   const DeviceGuard guard(device);
+  check(cudaSetDevice(device), "cudaSetDevice");  // this library has a CUDA runtime of its own
   const int64_t blocks = (chunks + kThreads - 1) / kThreads;
   const dim3 grid(static_cast<unsigned>(blocks < (1 << 20) ? blocks : 1 << 20),
                   static_cast<unsigned>(args.batch < 65535 ? args.batch : 65535));

@@ -46,6 +46,7 @@ def test_every_function_is_in_the_oldest_torch(tmp_path):
 
 @needs["cmake"]
 @needs["nvcc"]
+@pytest.mark.timeout(900)
 def test_cuda_compiles_for_every_architecture_without_spills(tmp_path):
     """-Werror is in CMakeLists.txt; ptxas reports registers and spills of each kernel."""
     for command in (["-S", ROOT, "-B", tmp_path, "-DDDGAN_CUDA=ON"], ["--build", tmp_path, "--target", "_cuda"]):
