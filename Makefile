@@ -8,9 +8,9 @@ TRITON ?= 3.8.0
 RUN ?= runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test check lint bench kernels-report gpu-report clean
+.PHONY: demo test check lint bench sanitize kernels-report gpu-report clean
 
-.venv/ready: pyproject.toml constraints.txt setup.py
+.venv/ready: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
 	if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet "torch==$(TORCH)"; \
 	else $(BIN)/pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install --quiet "torch==$(TORCH)"; \
@@ -36,6 +36,9 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.sample
+
+sanitize: .venv/ready  ## the CPU part of the extension with ASan and UBSan, under the tests of its ops
+	@bash tests/csrc/sanitize.sh $(BIN)/python
 
 kernels-report: .venv/ready  ## every Triton kernel compiled for every architecture, no GPU needed: registers, spills, shared memory
 	$(BIN)/python -m benchmarks.kernels_report

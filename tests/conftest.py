@@ -52,10 +52,15 @@ def assert_near():
 
 
 def pytest_collection_modifyitems(items):
+    from ddgan_fast.ops import extension
+
     has_triton = importlib.util.find_spec("triton") is not None
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        named = "callspec" in vars(item) and "cpp" in item.callspec.params.values()
+        if extension.MISSING and (named or "cpp" in item.keywords):
+            item.add_marker(pytest.mark.skip(reason=extension.MISSING))
         if "callspec" in vars(item) and "triton" in item.callspec.params.values():
             if not has_triton:
                 item.add_marker(pytest.mark.skip(reason="triton is not installed"))

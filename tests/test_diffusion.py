@@ -34,8 +34,16 @@ def test_coefficients(golden, steps):
 
 
 @pytest.mark.parametrize("dtype, limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)], ids=["f32", "f64"])
+@pytest.mark.parametrize("name", [None, "cpp"])
 @pytest.mark.parametrize("steps", STEPS)
-def test_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
+def test_forward_pair_and_posterior(golden, assert_near, steps, name, dtype, limit):
+    if name == "cpp" and dtype == torch.float64:
+        pytest.skip("the extension serves float32 and narrower")
+    with backend.force(name):
+        replay_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit)
+
+
+def replay_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
     g, schedule = golden("E_diffusion"), Schedule(steps)
     data = {k: v if k == "t" else v.to(dtype) for k, v in g.group(f"in/T{steps}/").items()}
     t = data["t"]
@@ -51,7 +59,12 @@ def test_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
 
 @pytest.mark.parametrize(
     "name, dtype, limit",
-    [("reference", torch.float32, 2e-5), ("reference", torch.float64, 1e-6), pytest.param("triton", torch.float32, 2e-5, marks=SLOW)],
+    [
+        ("reference", torch.float32, 2e-5),
+        ("reference", torch.float64, 1e-6),
+        ("cpp", torch.float32, 2e-5),
+        pytest.param("triton", torch.float32, 2e-5, marks=SLOW),
+    ],
     ids=str,
 )
 def test_sampling_run(golden, assert_near, name, dtype, limit):
