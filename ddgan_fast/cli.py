@@ -80,7 +80,7 @@ class Sample:
             raise InputError("give either --num-images N or --seeds 0-63")
         seeds = parse_seeds(0 if self.seeds is None else self.seeds, self.num_images)
         pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)).compile(self.engine)
-        batches = pipe.batches(seeds, self.batch_size)
+        batches = pipe.batches(seeds, self.batch_size, as_uint8=len(pipe.config.model.sample_shape) == 3)
         out = self.out or Path({"png": "samples", "npz": "samples.npz", "grid": "samples.png"}[self.format])
         with tqdm(total=len(seeds), unit="img", mininterval=1.0) as bar:
 

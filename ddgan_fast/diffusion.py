@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ddgan_fast import noise as philox
+from ddgan_fast import ops
 from ddgan_fast.errors import InputError
-from ddgan_fast.ops import posterior_step
 
 BETA_0 = 1e-8  # the released schedule starts with this, not with 1 - alpha_bar(epsilon)
 
@@ -22,6 +22,7 @@ class Schedule:
     betas, a, sigma, a_cum, sigma_cum: [T + 1] float32; x_k = a[k] x_{k-1} + sigma[k] noise = a_cum[k] x_0 + sigma_cum[k] noise.
     Index 0 is the clean image: a_cum[0] = 1, sigma_cum[0] = 0.
     posterior: [3, T] float32; rows: coefficient of x0, of x_{t+1}, standard deviation (0 at t = 0), paper Eq. 11.
+    pair: [4, T] float32; column t: a_cum[t], sigma_cum[t], a[t + 1], sigma[t + 1], for `ops.q_sample_pair`.
     The betas are computed in float64 and rounded to float32; all that follows is float32, as in the released code.
     Raises InputError for steps < 1 and for an epsilon outside [0, 1).
     """
@@ -38,6 +39,7 @@ class Schedule:
         a_cum = np.cumprod(self.a.numpy())  # in float32; torch's own cumprod accumulates in float64
         self.a_cum, self.sigma_cum = torch.from_numpy(a_cum), torch.from_numpy(np.sqrt(1 - a_cum**2))
         self.posterior = _posterior(self.betas[1:])
+        self.pair = torch.stack((self.a_cum[:-1], self.sigma_cum[:-1], self.a[1:], self.sigma[1:]))
 
     @classmethod
     def of(cls, diffusion):
@@ -76,32 +78,33 @@ def q_sample(schedule, x0, t, noise):
 
 def q_sample_pair(schedule, x0, t, noise_t, noise_tp1):
     """(x_t, x_{t+1}) of one Markov chain: x_{t+1} is drawn from x_t, paper Eq. 7.  t: [B] int64 in 0..T-1."""
-    x_t = q_sample(schedule, x0, t, noise_t)
-    x_tp1 = _at(schedule.a, t + 1, x0) * x_t + _at(schedule.sigma, t + 1, x0) * noise_tp1
-    return x_t, x_tp1.to(x0.dtype)
+    return ops.q_sample_pair(x0, t, schedule.pair, (noise_t, noise_tp1))
 
 
-def denoise(generator, schedule, x, z, noise, start=None):
+def denoise(generator, schedule, x, z, noise=None, start=None, seeds=None, as_uint8=False):
     """Samples from x_{start+1}: at t = start..0, x0 = generator(x, t, z[t]), then a posterior step (paper Eq. 6).
 
     x: [B, ...] standard normal (start = T - 1, the default), or an image diffused to step start + 1.
     z: [T, B, nz], noise: [T, B, ...]; entry i is used at t = i; z may be None for a generator without latent.
-    Returns x_0 [B, ...]; NFE = start + 1.
+    seeds: [B] int64, which name the noise of the steps in place of `noise`.
+    Returns x_0 [B, ...], or as_uint8 the image [B, H, W, C] of `ops.posterior_final_uint8`; NFE = start + 1.
     """
+    table = schedule.posterior
     for i in range(schedule.steps - 1 if start is None else start, -1, -1):
         t = torch.full((len(x),), i, device=x.device)
         x0 = generator(x, t, None if z is None else z[i])
-        x = posterior_step(x0, x, t, schedule.posterior, noise=noise[i])
+        if i == 0 and as_uint8:
+            return ops.posterior_final_uint8(x0, x, table)
+        source = {"noise": noise[i]} if seeds is None else {"seeds": seeds, "step": i}
+        x = ops.posterior_step(x0, x, t, table, **source)
     return x
 
 
-def draw_noise(seeds, model, steps):
-    """What `denoise` needs for the images that `seeds` name: (x_T [B, ...], z [T, B, nz] or None, noise [T, B, ...]), float32.
+def draw_start(seeds, model, steps):
+    """What `denoise` needs besides the seeds for the images that they name: (x_T [B, ...], z [T, B, nz] or None), float32.
 
-    seeds: [B] int64; model: config.Model.  Row i depends on seeds[i] alone (noise.py); x_T has step T, z and noise
-    have step t.
+    seeds: [B] int64; model: config.Model.  Row i depends on seeds[i] alone (noise.py); x_T has step T, z has step t.
     """
-    x = philox.normal(seeds, philox.X_T, steps, model.sample_shape)
-    z = torch.stack([philox.normal(seeds, philox.Z, t, (model.latent_dim,)) for t in range(steps)]) if model.latent else None
-    noise = torch.stack([philox.normal(seeds, philox.POSTERIOR, t, model.sample_shape) for t in range(steps)])
-    return x, z, noise
+    x = ops.philox_normal(seeds, philox.X_T, steps, model.sample_shape)
+    z = torch.stack([ops.philox_normal(seeds, philox.Z, t, (model.latent_dim,)) for t in range(steps)]) if model.latent else None
+    return x, z

@@ -29,6 +29,7 @@ def collect():
     import torch
 
     from ddgan_fast import __version__
+    from ddgan_fast.ops import backend, extension
     from ddgan_fast.pipeline import ENGINES
 
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
@@ -40,12 +41,32 @@ def collect():
         "versions": {"ddgan_fast": __version__, "python": platform.python_version(), "system": platform.platform()}
         | {name: _version(name) for name in CORE},
         "devices": devices,
-        "backends": {"reference": THERE, "triton": NOT_YET, "cpp": NOT_YET},
-        "extension": {"ddgan_fast._C": NOT_YET},
+        "backends": {"reference": THERE, "triton": _triton(), "cpp": extension.MISSING or THERE}
+        | ({"forced": name} if (name := backend.forced()) else {}),
+        "extension": {"ddgan_fast/_C.so": extension.MISSING or THERE, "ddgan_fast/_cuda.so": _cuda_part()},
         "engines": dict.fromkeys(ENGINES, THERE)
         | dict.fromkeys(("graph", "compile", "onnx", "openvino", "tensorrt", "torch-tensorrt", "aot"), NOT_YET),
         "extras": {extra: THERE if _importable(module) else f'pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
     }
+
+
+def _triton():
+    import torch
+
+    from ddgan_fast.ops import backend
+
+    if not backend.HAS_TRITON:
+        return "triton is not installed (it comes with the CUDA build of torch)"
+    return THERE if torch.cuda.is_available() else "no CUDA device: the kernels run on one"
+
+
+def _cuda_part():
+    from ddgan_fast.ops import extension
+
+    if extension.MISSING_CUDA:
+        return extension.MISSING_CUDA
+    built = ", ".join(f"sm_{architecture}" for architecture in extension.ARCHITECTURES)
+    return f"{THERE}, for {built}"
 
 
 def _version(distribution):

@@ -22,7 +22,9 @@ def whole_file(path):
 
 
 def to_uint8(x):
-    """[B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C] on the same device: clamped, then rounded half away from zero."""
+    """[B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C] on the same device: clamped, then rounded half away from zero; such uint8 as it is."""
+    if x.dtype == torch.uint8:
+        return x
     scaled = ((x.float() + 1) * 127.5).clamp(0, 255)
     return (scaled + 0.5).floor().to(torch.uint8).permute(0, 2, 3, 1)
 

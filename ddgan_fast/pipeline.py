@@ -11,7 +11,7 @@ import torch
 from ddgan_fast import config as configs
 from ddgan_fast.checkpoint.model import load_model, save_model
 from ddgan_fast.checkpoint.released import convert
-from ddgan_fast.diffusion import Schedule, draw_noise
+from ddgan_fast.diffusion import Schedule, draw_start
 from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.models import build_generator, memory_format
 from ddgan_fast.noise import MAX_SEED, as_seeds
@@ -111,14 +111,15 @@ class DDGANPipeline:
             raise MissingError(f"engine {engine!r}: this version has {', '.join(ENGINES)}")
         return self
 
-    def batches(self, seeds, batch_size=BATCH):
+    def batches(self, seeds, batch_size=BATCH, as_uint8=False):
         """Yield (seeds, samples) batch by batch, so that memory stays bounded; samples float [b, C, H, W] in [-1, 1] or [b, 2].
 
-        seeds: as in `parse_seeds`.  A sample depends on its seed alone: on a CPU bitwise, at any batch size.
+        seeds: as in `parse_seeds`.  as_uint8: images as uint8 [b, H, W, C], which the last step writes itself.
+        A sample depends on its seed alone: on a CPU bitwise, at any batch size.
         """
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: it must be 1 or more")
-        return generate.batches(self.generator, self.schedule, parse_seeds(seeds), batch_size)
+        return generate.batches(self.generator, self.schedule, parse_seeds(seeds), batch_size, as_uint8)
 
     @torch.no_grad()
     def __call__(self, num_images=None, seed=0, *, seeds=None, latents=None, generator=None, output_type=None, batch_size=BATCH):
@@ -143,7 +144,8 @@ class DDGANPipeline:
             raise InputError(f"{len(latents)} latents for {len(found)} images; give one for each")
         start = time.perf_counter()
         if generator is None and latents is None:
-            samples = torch.cat([part for _, part in self.batches(found, batch_size)])
+            as_uint8 = output_type in ("pil", "uint8")
+            samples = torch.cat([part for _, part in self.batches(found, batch_size, as_uint8)])
         else:
             samples = self._denoise(found, latents, generator)
         if samples.is_cuda:
@@ -155,12 +157,13 @@ class DDGANPipeline:
         """One batch from given latents or a torch.Generator; what neither gives comes from the seeds."""
         model, steps = self.config.model, self.config.diffusion.steps
         if generator is None:
-            x, z, noise = draw_noise(as_seeds(seeds, self.device), model, steps)
-        else:
-            draw = partial(torch.randn, generator=generator, device=generator.device)
-            x = draw(len(seeds), *model.sample_shape) if latents is None else None
-            drawn = [(draw(len(seeds), model.latent_dim), draw(len(seeds), *model.sample_shape)) for _ in range(steps)][::-1]
-            z, noise = map(torch.stack, zip(*drawn, strict=True))
+            seeds = as_seeds(seeds, self.device)
+            _, z = draw_start(seeds, model, steps)
+            return generate.run(self.generator, self.schedule, latents, z, seeds=seeds)
+        draw = partial(torch.randn, generator=generator, device=generator.device)
+        x = draw(len(seeds), *model.sample_shape) if latents is None else None
+        drawn = [(draw(len(seeds), model.latent_dim), draw(len(seeds), *model.sample_shape)) for _ in range(steps)][::-1]
+        z, noise = map(torch.stack, zip(*drawn, strict=True))
         return generate.run(self.generator, self.schedule, x if latents is None else latents, z, noise)
 
     def save_pretrained(self, path):

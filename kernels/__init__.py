@@ -1,1 +1,1 @@
-"""Triton kernels and their launchers, one file per op. Imported as `ddgan_fast.kernels`; none is written yet."""
+"""Triton kernels and their launchers, one file per op. Imported as `ddgan_fast.kernels`; `tiles.py` holds what they share."""

@@ -1,11 +1,16 @@
 """Shared by all tests: golden arrays, quiet threads, and the reason why GPU tests skip."""
 
+import importlib.util
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported: with the backend forced they run on CPU tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -47,7 +52,17 @@ def assert_near():
 
 
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    from ddgan_fast.ops import extension
+
+    has_triton = importlib.util.find_spec("triton") is not None
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        named = "callspec" in vars(item) and "cpp" in item.callspec.params.values()
+        if extension.MISSING and (named or "cpp" in item.keywords):
+            item.add_marker(pytest.mark.skip(reason=extension.MISSING))
+        if "callspec" in vars(item) and "triton" in item.callspec.params.values():
+            if not has_triton:
+                item.add_marker(pytest.mark.skip(reason="triton is not installed"))
+            elif torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="of the interpreter; on a GPU tests/kernels and test_gpu.py run the kernels"))

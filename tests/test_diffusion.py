@@ -7,9 +7,10 @@ import torch
 from ddgan_fast.checkpoint import load_reference_generator
 from ddgan_fast.diffusion import Schedule, denoise, q_sample, q_sample_pair
 from ddgan_fast.errors import InputError
-from ddgan_fast.ops import posterior_step
+from ddgan_fast.ops import backend, posterior_step
 
 STEPS = [1, 2, 4, 8]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def ulps(got, want):
@@ -33,8 +34,16 @@ def test_coefficients(golden, steps):
 
 
 @pytest.mark.parametrize("dtype, limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)], ids=["f32", "f64"])
+@pytest.mark.parametrize("name", [None, "cpp"])
 @pytest.mark.parametrize("steps", STEPS)
-def test_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
+def test_forward_pair_and_posterior(golden, assert_near, steps, name, dtype, limit):
+    if name == "cpp" and dtype == torch.float64:
+        pytest.skip("the extension serves float32 and narrower")
+    with backend.force(name):
+        replay_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit)
+
+
+def replay_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
     g, schedule = golden("E_diffusion"), Schedule(steps)
     data = {k: v if k == "t" else v.to(dtype) for k, v in g.group(f"in/T{steps}/").items()}
     t = data["t"]
@@ -48,9 +57,23 @@ def test_forward_pair_and_posterior(golden, assert_near, steps, dtype, limit):
     assert got.dtype == x_t.dtype == dtype
 
 
-@pytest.mark.parametrize("dtype, limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)], ids=["f32", "f64"])
-def test_sampling_run(golden, assert_near, dtype, limit):
-    g = golden("F_sampling_T4")
+@pytest.mark.parametrize(
+    "name, dtype, limit",
+    [
+        ("reference", torch.float32, 2e-5),
+        ("reference", torch.float64, 1e-6),
+        ("cpp", torch.float32, 2e-5),
+        pytest.param("triton", torch.float32, 2e-5, marks=SLOW),
+    ],
+    ids=str,
+)
+def test_sampling_run(golden, assert_near, name, dtype, limit):
+    with backend.force(name):
+        replay_sampling_run(golden("F_sampling_T4"), assert_near, dtype, limit)
+
+
+def replay_sampling_run(g, assert_near, dtype, limit):
+    """The stored run of T steps: every x_t and x0."""
     generator = load_reference_generator(g.group("w/"), g.config).to(dtype).requires_grad_(False)
     steps, seen = g.config["num_timesteps"], []
     z = torch.stack([g[f"in/step{i}/z"] for i in range(steps)]).to(dtype)

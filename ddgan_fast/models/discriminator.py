@@ -1,14 +1,12 @@
 """The time-dependent discriminators (paper C.1, Table 7; behaviour of the released weights)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.models.layers import NEAR_ZERO, init_uniform, linear, sinusoid
-from ddgan_fast.ops import fir_down2
+from ddgan_fast.models.layers import NEAR_ZERO, init_uniform, linear, sinusoid, without_bias
+from ddgan_fast.ops import fir_down2, residual_join
 
 # per block: width over the base width, and whether it halves the size; the start convolution has twice the base width
 SIZES = {
@@ -55,7 +53,7 @@ class Block(nn.Module):
         h = _act(self.conv0(_act(x)) + self.time(time)[:, :, None, None])
         if self.down:
             h, x = fir_down2(h), fir_down2(x)
-        return (self.skip(x) + self.conv1(h)) * math.sqrt(0.5)
+        return residual_join(self.skip(x), without_bias(self.conv1, h), None, self.conv1.bias)
 
 
 class Discriminator(nn.Module):

@@ -1,9 +1,7 @@
 """The generator: NCSN++ U-Net with a residual input pyramid, its norms controlled by the latent z (paper C.1, Table 6)."""
 
-import math
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -11,6 +9,7 @@ from ddgan_fast.models.layers import (
     NEAR_ZERO,
     AdaGN,
     Attention,
+    Features,
     PlainGN,
     PyramidDown,
     ResBlock,
@@ -29,9 +28,9 @@ class Stage(nn.Module):
         self.block = block
         self.attention = attention
 
-    def forward(self, x, time, w):
-        x = self.block(x, time, w)
-        return x if self.attention is None else self.attention(x)
+    def forward(self, features, time, w, skip=None):
+        features = self.block(features, time, w, skip)
+        return features if self.attention is None else self.attention(features)
 
 
 class Level(nn.Module):
@@ -97,22 +96,22 @@ class Generator(nn.Module):
         time = sinusoid(t, self.config.channels, x.dtype)
         time = F.silu(self.time[1](F.silu(self.time[0](time))))
         pyramid = x if self.config.centered else 2 * x - 1
-        h = self.conv_in(pyramid)
+        h = Features(self.conv_in(pyramid))
         skips = [h]
         for level in self.down:
             for stage in level.stages:
                 h = stage(h, time, w)
                 skips.append(h)
             if level.resample is not None:
-                h = level.resample(h, time, w)
-                h = pyramid = (level.pyramid(pyramid) + h) * math.sqrt(0.5)
+                h = level.pyramid(pyramid, level.resample(h, time, w))
+                pyramid = h.x
                 skips.append(h)
         for stage in self.middle:
             h = stage(h, time, w)
         for level in self.up:
             for stage in level.stages:
-                h = stage(torch.cat((h, skips.pop()), dim=1), time, w)
+                h = stage(h, time, w, skips.pop())
             if level.resample is not None:
                 h = level.resample(h, time, w)
-        h = self.conv_out(self.norm_out(h, swish=True))
-        return h.tanh() if self.config.tanh else h
+        x0 = self.conv_out(self.norm_out(h.x, swish=True, stats=h.stats))
+        return x0.tanh() if self.config.tanh else x0

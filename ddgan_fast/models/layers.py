@@ -1,13 +1,14 @@
 """Layers that generator and discriminator share: time embedding, mapping network, residual and attention blocks, initialisation."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.ops import adaptive_group_norm, fir_blur
+from ddgan_fast.ops import adaptive_group_norm, fir_blur, layout_of, residual_join
 
 EPS = 1e-6  # of every group norm
 NEAR_ZERO = 1e-10  # initial variance scale of layers that close a residual branch
@@ -70,6 +71,18 @@ def mapping_network(latent_dim, embedding_dim, layers):
     return nn.Sequential(PixelNorm(), *body)
 
 
+class Features(NamedTuple):
+    """Activations [B, C, H, W], and their partial statistics where the op that made them left some for the norm behind it."""
+
+    x: Tensor
+    stats: Tensor | None = None
+
+
+def without_bias(layer, x):
+    """The convolution without its bias, which the op behind it adds in passing."""
+    return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+
+
 class AdaGN(nn.Module):
     """Group norm whose scale and shift are a linear function of w; it starts as scale 1, shift 0 (plus a part of w)."""
 
@@ -80,10 +93,10 @@ class AdaGN(nn.Module):
         with torch.no_grad():
             self.style.bias[:channels] = 1
 
-    def forward(self, x, w, swish=False, fir=None):
-        """x: [B, C, H, W], w: [B, E]; `swish` and `fir` as in ops.adaptive_group_norm."""
+    def forward(self, x, w, swish=False, **options):
+        """x: [B, C, H, W], w: [B, E]; `swish` and options as in ops.adaptive_group_norm."""
         scale, shift = self.style(w).chunk(2, dim=1)
-        return adaptive_group_norm(x, scale, shift, self.groups, EPS, swish, fir)
+        return adaptive_group_norm(x, scale, shift, self.groups, EPS, swish, **options)
 
 
 class PlainGN(nn.Module):
@@ -95,8 +108,8 @@ class PlainGN(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x, w=None, swish=False, fir=None):
-        return adaptive_group_norm(x, self.weight, self.bias, self.groups, EPS, swish, fir)
+    def forward(self, x, w=None, swish=False, **options):
+        return adaptive_group_norm(x, self.weight, self.bias, self.groups, EPS, swish, **options)
 
 
 class ResBlock(nn.Module):
@@ -114,16 +127,22 @@ class ResBlock(nn.Module):
         self.norm1 = norm(outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv1 = conv(outputs, outputs, scale=NEAR_ZERO)
-        self.shortcut = conv(inputs, outputs, 1) if inputs != outputs or fir else nn.Identity()
+        self.shortcut = conv(inputs, outputs, 1) if inputs != outputs or fir else None
 
-    def forward(self, x, time, w):
-        """x: [B, C, H, W]; time: [B, time_dim], Swish already applied; w: [B, E] or None."""
-        h = self.norm0(x, w, swish=True, fir=self.fir)
-        if self.fir:
-            h, x = h
-        h = self.conv0(h) + self.time(time)[:, :, None, None]
-        h = self.conv1(self.dropout(self.norm1(h, w, swish=True)))
-        return (self.shortcut(x) + h) * math.sqrt(0.5)
+    def forward(self, features, time, w, skip=None):
+        """features: Features; time: [B, time_dim], Swish already applied; w: [B, E] or None; skip: Features to concatenate, or None."""
+        x, stats = features
+        if skip is not None:
+            h, x = self.norm0(x, w, swish=True, stats=stats, skip=skip.x, skip_stats=skip.stats, concat=True)
+        elif self.fir:
+            h, x = self.norm0(x, w, swish=True, stats=stats, fir=self.fir)
+        else:
+            h = self.norm0(x, w, swish=True, stats=stats)
+        h = self.norm1(without_bias(self.conv0, h), w, swish=True, bias=self.conv0.bias, embedding=self.time(time))
+        h = without_bias(self.conv1, self.dropout(h))
+        if self.shortcut is None:
+            return Features(*residual_join(x, h, None, self.conv1.bias, with_stats=True))
+        return Features(*residual_join(without_bias(self.shortcut, x), h, self.shortcut.bias, self.conv1.bias, with_stats=True))
 
 
 class Attention(nn.Module):
@@ -135,19 +154,28 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (linear(channels, channels, scale=0.1) for _ in range(3))
         self.projection = linear(channels, channels, scale=NEAR_ZERO)
 
-    def forward(self, x):
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B, HW, C]
-        h = F.scaled_dot_product_attention(self.query(tokens), self.key(tokens), self.value(tokens))
-        h = self.projection(h).transpose(1, 2).unflatten(2, x.shape[2:])
-        return (x + h) * math.sqrt(0.5)
+    def forward(self, features):
+        x, stats = features
+        tokens = self.norm(x, stats=stats).flatten(2).transpose(1, 2)  # [B, HW, C]
+        layers = self.query, self.key, self.value
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        heads = F.linear(tokens, weight, bias).unsqueeze(1).chunk(3, dim=3)  # the tokens are read once; fused kernels want a head dimension
+        h = (
+            self.projection(F.scaled_dot_product_attention(*heads).squeeze(1))
+            .transpose(1, 2)
+            .unflatten(2, x.shape[2:])
+            .contiguous(memory_format=layout_of(x))
+        )
+        return Features(*residual_join(x, h, with_stats=True))
 
 
 class PyramidDown(nn.Module):
-    """Half the size with anti-aliasing: FIR blur, then a 3x3 convolution of stride 2."""
+    """Half the size with anti-aliasing, FIR blur and a 3x3 convolution of stride 2: out = (half of the pyramid + h) / sqrt(2)."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
         self.conv = init_uniform(nn.Conv2d(inputs, outputs, 3, stride=2))
 
-    def forward(self, x):
-        return self.conv(fir_blur(x))
+    def forward(self, pyramid, features):
+        halved = without_bias(self.conv, fir_blur(pyramid))
+        return Features(*residual_join(halved, features.x, self.conv.bias, with_stats=True))

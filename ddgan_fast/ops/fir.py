@@ -1,23 +1,37 @@
-"""Anti-aliased resampling with the FIR filter [1, 3, 3, 1] (Zhang 2019; Karras et al. 2020), zero padding, any gradient order."""
+"""Anti-aliased resampling with the FIR filter [1, 3, 3, 1] (Zhang 2019; Karras et al. 2020), zero padding, any gradient order.
+
+The gradient of each op is an op of this file again: of up2, down2 and the other way round; of a blur, a blur with the other pad.
+"""
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ddgan_fast.ops.backend import always, pick
+from ddgan_fast.errors import InputError
+from ddgan_fast.ops.arguments import layout_of, require_images
+from ddgan_fast.ops.backend import always, pick, triton_refuses
 
 
 def fir_up2(x):
     """Twice the size: zero insertion, pads (2, 1), the filter times 4.  [B, C, H, W] -> [B, C, 2H, 2W], same dtype and memory format."""
+    require_images("fir_up2", "x", x)
     return pick("fir_up2", UP, x)(x)
 
 
 def fir_down2(x):
-    """Half the size: pads (1, 1), the filter, every second pixel.  [B, C, H, W] -> [B, C, H // 2, W // 2], same dtype and memory format."""
+    """Half the size: pads (1, 1), the filter, every second pixel.  [B, C, H, W] -> [B, C, H // 2, W // 2], same dtype and memory format.
+
+    H and W are 2 or more.
+    """
+    require_images("fir_down2", "x", x)
+    if min(x.shape[2:]) < 2:
+        raise InputError(f"fir_down2: x has shape {list(x.shape)}; height and width must be 2 or more")
     return pick("fir_down2", DOWN, x)(x)
 
 
 def fir_blur(x):
     """The filter with pads (2, 2), before a strided 3x3 convolution without padding.  [B, C, H, W] -> [B, C, H + 1, W + 1]."""
+    require_images("fir_blur", "x", x)
     return pick("fir_blur", BLUR, x)(x)
 
 
@@ -28,17 +42,96 @@ def _taps(x):
 
 
 def reference_up2(x):
+    """fir_up2 in plain torch."""
     return F.conv_transpose2d(x, 4 * _taps(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def reference_down2(x):
+    """fir_down2 in plain torch."""
     return F.conv2d(x, _taps(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def reference_blur(x):
+    """fir_blur in plain torch."""
     return F.conv2d(x, _taps(x), padding=2, groups=x.shape[1])
 
 
-UP = {"reference": (always, reference_up2)}
-DOWN = {"reference": (always, reference_down2)}
-BLUR = {"reference": (always, reference_blur)}
+def resized(x, height, width):
+    """An empty tensor like x, of another height and width, in its memory format."""
+    return torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device, memory_format=layout_of(x))
+
+
+@torch.library.custom_op("ddgan_fast::fir_up2", mutates_args=())
+def up2(x: Tensor, height: int, width: int, gain: float) -> Tensor:
+    """`gain` times fir_up2, cut off or continued by a row and a column to [height, width]."""
+    from ddgan_fast.kernels import fir
+
+    with torch.cuda.device_of(x):
+        return fir.up2(x, (height, width), gain)[1]
+
+
+@torch.library.custom_op("ddgan_fast::fir_down2", mutates_args=())
+def down2(x: Tensor, gain: float) -> Tensor:
+    """`gain` times fir_down2."""
+    from ddgan_fast.kernels import fir
+
+    with torch.cuda.device_of(x):
+        return fir.down2(x, gain)[1]
+
+
+@torch.library.custom_op("ddgan_fast::fir_blur", mutates_args=())
+def blur(x: Tensor, pad: int) -> Tensor:
+    """The filter alone, with `pad` zeros (1 or 2) on each side."""
+    from ddgan_fast.kernels import fir
+
+    with torch.cuda.device_of(x):
+        return fir.blur(x, pad)[1]
+
+
+@up2.register_fake
+def _(x, height, width, gain):
+    return resized(x, height, width)
+
+
+@down2.register_fake
+def _(x, gain):
+    return resized(x, x.shape[2] // 2, x.shape[3] // 2)
+
+
+@blur.register_fake
+def _(x, pad):
+    return resized(x, x.shape[2] + 2 * pad - 3, x.shape[3] + 2 * pad - 3)
+
+
+def adjoint_of_up2(gradient, gain=1.0):
+    """Gradient of `up2` with respect to its input."""
+    return down2(gradient, 4 * gain)
+
+
+def adjoint_of_down2(gradient, height, width, gain=1.0):
+    """Gradient of `down2` with respect to its input [.., height, width]."""
+    return up2(gradient, height, width, gain / 4)
+
+
+def _keep(ctx, inputs, output):
+    ctx.size, ctx.layout, ctx.options = inputs[0].shape[2:], layout_of(inputs[0]), inputs[1:]
+
+
+def _adjoint(op):
+    """A backward function: op(gradient, context), from and to the memory format of x. Autograd may hand over an expanded gradient, and
+    one of a single pixel has no layout of its own."""
+
+    def backward(ctx, gradient):
+        result = op(gradient.contiguous(memory_format=ctx.layout), ctx)
+        return result.contiguous(memory_format=ctx.layout), *[None] * len(ctx.options)
+
+    return backward
+
+
+up2.register_autograd(_adjoint(lambda g, ctx: adjoint_of_up2(g, ctx.options[2])), setup_context=_keep)
+down2.register_autograd(_adjoint(lambda g, ctx: adjoint_of_down2(g, *ctx.size, ctx.options[0])), setup_context=_keep)
+blur.register_autograd(_adjoint(lambda g, ctx: blur(g, 3 - ctx.options[0])), setup_context=_keep)
+
+UP = {"triton": (triton_refuses, lambda x: up2(x, 2 * x.shape[2], 2 * x.shape[3], 1.0)), "reference": (always, reference_up2)}
+DOWN = {"triton": (triton_refuses, lambda x: down2(x, 1.0)), "reference": (always, reference_down2)}
+BLUR = {"triton": (triton_refuses, lambda x: blur(x, 2)), "reference": (always, reference_blur)}

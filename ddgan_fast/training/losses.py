@@ -6,18 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddgan_fast.diffusion import q_sample_pair
-from ddgan_fast.ops import posterior_step
+from ddgan_fast import ops
+
+
+class Named(NamedTuple):
+    """Noise by name (noise.py): seeds [B] int64, the step, and the streams of noise_tp1, noise_t and noise_posterior."""
+
+    seeds: Tensor
+    step: int
+    tp1: int
+    t: int
+    posterior: int
 
 
 class Draws(NamedTuple):
-    """What one half of a training step draws: t [B] int64 in 0..T-1, z [B, nz] (None without latent), the rest [B, ...] normal."""
+    """What one half of a training step draws: t [B] int64 in 0..T-1, z [B, nz] (None without latent), the rest [B, ...] normal.
+
+    With `named` the three noises are None, and the ops make them where they need them.
+    """
 
     t: Tensor
-    noise_tp1: Tensor
-    noise_t: Tensor
+    noise_tp1: Tensor | None
+    noise_t: Tensor | None
     z: Tensor | None
-    noise_posterior: Tensor
+    noise_posterior: Tensor | None
+    named: Named | None = None
 
 
 class DLoss(NamedTuple):
@@ -38,7 +51,7 @@ def d_loss(generator, discriminator, schedule, images, draws, r1_gamma=0.0):
     r1_gamma > 0 adds gamma / 2 * mean over samples of |gradient of sum D with respect to x_t|^2 (Mescheder et al. 2018), which
     needs second-order gradients of the discriminator.
     """
-    x_t, x_tp1 = q_sample_pair(schedule, images, draws.t, draws.noise_t, draws.noise_tp1)
+    x_t, x_tp1 = draw_pair(schedule, images, draws)
     x_t.requires_grad_(r1_gamma > 0)
     real_logits = discriminator(x_t, draws.t, x_tp1)
     real = F.softplus(-real_logits).mean()
@@ -63,12 +76,24 @@ class GLoss(NamedTuple):
 
 def g_loss(generator, discriminator, schedule, images, draws):
     """The generator's non-saturating loss: mean softplus(-D(fake)).  Arguments as in `d_loss`."""
-    _, x_tp1 = q_sample_pair(schedule, images, draws.t, draws.noise_t, draws.noise_tp1)
+    _, x_tp1 = draw_pair(schedule, images, draws)
     logits = discriminator(draw_fake(generator, schedule, x_tp1, draws), draws.t, x_tp1)
     return GLoss(F.softplus(-logits).mean(), logits.detach())
+
+
+def draw_pair(schedule, images, draws):
+    """(x_t, x_{t+1}) of the images (paper Eqs. 7 and 8)."""
+    named = draws.named
+    if named is None:
+        return ops.q_sample_pair(images, draws.t, schedule.pair, (draws.noise_t, draws.noise_tp1))
+    return ops.q_sample_pair(images, draws.t, schedule.pair, seeds=named.seeds, step=named.step, streams=(named.t, named.tp1))
 
 
 def draw_fake(generator, schedule, x_tp1, draws):
     """x_t from x_{t+1} by the generator and the posterior (paper Eq. 6)."""
     x0 = generator(x_tp1, draws.t, draws.z)
-    return posterior_step(x0, x_tp1, draws.t, schedule.posterior, noise=draws.noise_posterior)
+    named = draws.named
+    if named is None:
+        return ops.posterior_step(x0, x_tp1, draws.t, schedule.posterior, noise=draws.noise_posterior)
+    source = {"seeds": named.seeds, "step": named.step, "stream": named.posterior}
+    return ops.posterior_step(x0, x_tp1, draws.t, schedule.posterior, **source)

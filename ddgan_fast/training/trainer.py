@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from ddgan_fast import noise
-from ddgan_fast.diffusion import Schedule, denoise, draw_noise
+from ddgan_fast.diffusion import Schedule, denoise, draw_start
 from ddgan_fast.errors import NonFiniteError
 from ddgan_fast.models import memory_format
-from ddgan_fast.training.losses import Draws, d_loss, g_loss
+from ddgan_fast.ops import philox_normal
+from ddgan_fast.training.losses import Draws, Named, d_loss, g_loss
 
 D_HALF, G_HALF = 32, 40  # first noise stream of each half of a step; sampling has streams 0 to 2, data 16
 PREVIEW_IMAGES, PREVIEW_POINTS = 64, 10_000
@@ -18,12 +19,11 @@ PREVIEW_IMAGES, PREVIEW_POINTS = 64, 10_000
 def draw(model, steps, half, step, seeds):
     """The random numbers of one half of training step `step`, a function of (seed, step, position in the global batch).
 
-    seeds: [B] int64, see `position_seeds`; half: D_HALF or G_HALF.  Returns losses.Draws on the seeds' device.
+    seeds: [B] int64, see `position_seeds`; half: D_HALF or G_HALF.  Returns losses.Draws on the seeds' device, the noises by name.
     """
     t = noise.words(seeds, half, step, 1)[:, 0] * steps >> 32
-    noise_tp1, noise_t, posterior = (noise.normal(seeds, half + i, step, model.sample_shape) for i in (1, 2, 4))
-    z = noise.normal(seeds, half + 3, step, (model.latent_dim,)) if model.latent else None
-    return Draws(t, noise_tp1, noise_t, z, posterior)
+    z = philox_normal(seeds, half + 3, step, (model.latent_dim,)) if model.latent else None
+    return Draws(t, None, None, z, None, Named(seeds, step, tp1=half + 1, t=half + 2, posterior=half + 4))
 
 
 def position_seeds(seed, batch, device):
@@ -126,4 +126,4 @@ class Trainer:
         count = PREVIEW_IMAGES if model.network == "unet" else PREVIEW_POINTS
         generator, steps = self.state.ema.module.eval(), self.schedule.steps
         seeds = torch.arange(count, device=self.device).split(self.state.config.train.batch_size)
-        return torch.cat([denoise(generator, self.schedule, *draw_noise(part, model, steps)) for part in seeds])
+        return torch.cat([denoise(generator, self.schedule, *draw_start(part, model, steps), seeds=part) for part in seeds])

@@ -1,6 +1,7 @@
 """The generator against the reference implementation: values, gradients, keys, parameter counts."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,27 @@ from ddgan_fast.checkpoint.reference import from_options, generator_keys, to_our
 from ddgan_fast.config import PRESETS, Model
 from ddgan_fast.errors import InputError
 from ddgan_fast.models import Generator
+from ddgan_fast.ops import backend
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ["A_gen_cifar_like", "A2_gen_wide_groupcap", "B_gen_celebahq_like", "B2_gen_celebahq_256", "V_gen_attn_two_levels",
          "V_gen_no_attn_level", "V_gen_no_tanh", "V_gen_not_centered", "V_gen_one_level", "V_gen_three_blocks", "V_gen_tiny_last_norm"]  # fmt: skip
 
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+LIMITS = {torch.float32: (2e-5, 1e-4), torch.float64: (1e-6, 1e-6)}  # of values and of gradients
+RUNS = [("reference", *run) for run in product(FILES, LIMITS, LAYOUTS)]
+RUNS += [("triton", "V_gen_tiny_last_norm", torch.float32, LAYOUTS[1])]  # a training iteration and a sampling run have the other layout
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("dtype, value_limit, grad_limit", [(torch.float32, 2e-5, 1e-4), (torch.float64, 1e-6, 1e-6)], ids=["f32", "f64"])
-@pytest.mark.parametrize("name", FILES)
-def test_matches_reference(golden, assert_near, name, dtype, value_limit, grad_limit, layout):
-    g = golden(name)
+
+@pytest.mark.parametrize("backend_name, name, dtype, layout", RUNS, ids=str)
+def test_matches_reference(golden, assert_near, backend_name, name, dtype, layout):
+    with backend.force(backend_name):
+        replay(golden(name), assert_near, dtype, layout)
+
+
+def replay(g, assert_near, dtype, layout):
+    """Output and gradients of the stored generator."""
+    value_limit, grad_limit = LIMITS[dtype]
     generator = load_reference_generator(g.group("w/"), g.config).to(dtype=dtype, memory_format=layout)
     x = g["in/x"].to(dtype).to(memory_format=layout).requires_grad_()
     z = g["in/z"].to(dtype).requires_grad_()

@@ -11,7 +11,7 @@ from ddgan_fast.config import Model
 from ddgan_fast.errors import InputError
 from ddgan_fast.models import Discriminator
 from ddgan_fast.models.discriminator import Block, minibatch_stddev
-from ddgan_fast.models.layers import AdaGN, Attention, PlainGN, PyramidDown, ResBlock, groups_of, mapping_network, sinusoid
+from ddgan_fast.models.layers import AdaGN, Attention, Features, PlainGN, PyramidDown, ResBlock, groups_of, mapping_network, sinusoid
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -93,12 +93,18 @@ def disc_block(config):
     return Block(config["in_channel"], config["out_channel"], config["t_emb_dim"], config.get("downsample", False))
 
 
+def pyramid_alone(layer, x):
+    """What the layer joins to nothing."""
+    nothing = x.new_zeros(len(x), layer.conv.out_channels, x.shape[2] // 2, x.shape[3] // 2)
+    return 2**0.5 * layer(x, Features(nothing)).x
+
+
 RES_BLOCKS = ["same", "same_tiny", "widen", "narrow", "down", "up", "up_widen"]
 BLOCKS = {  # case: (how to build it, names in the reference, how to call it)
-    **{f"biggan_fir_{case}": (res_block, _RES_BLOCK, lambda m, x, temb, zemb: m(x, F.silu(temb), zemb)) for case in RES_BLOCKS},
-    **{case: (lambda config: Attention(config["channels"]), _ATTENTION, lambda m, x: m(x)) for case in ("attn", "attn_tiny")},
+    **{f"biggan_fir_{case}": (res_block, _RES_BLOCK, lambda m, x, temb, zemb: m(Features(x), F.silu(temb), zemb).x) for case in RES_BLOCKS},
+    **{case: (lambda config: Attention(config["channels"]), _ATTENTION, lambda m, x: m(Features(x)).x) for case in ("attn", "attn_tiny")},
     **{case: (disc_block, _DISCRIMINATOR_BLOCK, lambda m, x, t_emb: m(x, t_emb)) for case in ("disc_block", "disc_block_down")},
-    "downsample_fir_conv": (lambda c: PyramidDown(c["in_ch"], c["out_ch"]), {"conv": "Conv2d_0"}, lambda m, x: m(x)),
+    "downsample_fir_conv": (lambda c: PyramidDown(c["in_ch"], c["out_ch"]), {"conv": "Conv2d_0"}, pyramid_alone),
 }
 
 

@@ -1,14 +1,18 @@
 """The choice of a backend: order of preference, refusals with a reason, and force, which never falls back."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from ddgan_fast.errors import MissingError
+from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.ops.backend import always, force, pick
 
 BACKENDS = {
-    "absent": (lambda x: "it is not installed", lambda x: "absent"),
-    "choosy": (lambda x: None if x > 0 else f"{x} is not positive", lambda x: "choosy"),
+    "cpp": (lambda x: "it is not installed", lambda x: "cpp"),
+    "triton": (lambda x: None if x > 0 else f"{x} is not positive", lambda x: "triton"),
     "reference": (always, lambda x: "reference"),
 }
 
@@ -18,41 +22,54 @@ def call(x, backends=BACKENDS):
 
 
 def test_the_first_that_does_not_refuse_runs():
-    assert call(1) == "choosy"
+    assert call(1) == "triton"
     assert call(-1) == "reference"
 
 
-@pytest.mark.parametrize("name", ["choosy", "reference"])
+@pytest.mark.parametrize("name", ["triton", "reference"])
 def test_force_overrules_the_order(name):
     with force(name):
         assert call(1) == name
-    assert call(1) == "choosy"
+    assert call(1) == "triton"
 
 
-@pytest.mark.parametrize("name, x, reason", [("absent", 1, "it is not installed"), ("choosy", -1, "-1 is not positive")])
+@pytest.mark.parametrize("name, x, reason", [("cpp", 1, "it is not installed"), ("triton", -1, "-1 is not positive")])
 def test_a_forced_backend_that_refuses_says_why(name, x, reason):
     with force(name), pytest.raises(MissingError) as caught:
         call(x)
     assert str(caught.value) == f"some_op: backend '{name}' cannot run: {reason}"
 
 
+def test_force_binds_only_the_ops_that_have_the_backend():
+    with force("triton"):
+        assert call(1, {"reference": BACKENDS["reference"]}) == "reference"
+
+
 def test_an_unknown_backend_is_refused_with_the_known_ones():
-    with force("cuda"), pytest.raises(MissingError, match="no backend 'cuda'; this op has absent, choosy, reference"):
-        call(1)
+    with pytest.raises(InputError, match="no backend 'cuda'; there are reference, triton, cpp"), force("cuda"):
+        pass
+
+
+@pytest.mark.parametrize("name, code", [("triton", 0), ("cuda", 1)])
+def test_the_environment_forces_a_backend(name, code):
+    program = "from ddgan_fast.ops import backend; print(backend.forced())"
+    run = subprocess.run([sys.executable, "-c", program], env=os.environ | {"DDGAN_BACKEND": name}, capture_output=True, text=True)
+    assert run.returncode == code
+    assert (run.stdout.strip() == name) if code == 0 else "DDGAN_BACKEND: no backend 'cuda'" in run.stderr
 
 
 def test_nested_force_is_restored_also_after_an_error():
     with force("reference"):
-        with force("choosy"):
-            assert call(1) == "choosy"
+        with force("triton"):
+            assert call(1) == "triton"
         assert call(1) == "reference"
-        with pytest.raises(MissingError), force("absent"):
+        with pytest.raises(MissingError), force("cpp"):
             call(1)
         assert call(1) == "reference"
         with force(None):
-            assert call(1) == "choosy"
+            assert call(1) == "triton"
         assert call(1) == "reference"
-    assert call(1) == "choosy"
+    assert call(1) == "triton"
 
 
 def test_the_chosen_backend_follows_force_inside_a_compiled_graph():

@@ -11,10 +11,10 @@ from PIL import Image
 
 from ddgan_fast import DDGANPipeline
 from ddgan_fast.config import override, preset
-from ddgan_fast.diffusion import denoise, draw_noise
+from ddgan_fast.diffusion import denoise, draw_start
 from ddgan_fast.errors import InputError, MissingError, ResourceError
 from ddgan_fast.models import build_generator
-from ddgan_fast.noise import X_T, normal
+from ddgan_fast.noise import POSTERIOR, X_T, normal
 from ddgan_fast.pipeline import parse_seeds
 from ddgan_fast.sampling import generate, writers
 
@@ -50,11 +50,12 @@ def test_the_same_seed_is_the_same_image_at_any_batch_size(name, changes):
 
 def test_a_sample_is_denoise_of_its_seeds_noise(pipe):
     seeds = torch.arange(5)
-    noises = draw_noise(seeds, pipe.config.model, 4)
-    want = denoise(pipe.generator, pipe.schedule, *noises)
+    start = draw_start(seeds, pipe.config.model, 4)
+    noise = [normal(seeds, POSTERIOR, t, (1, 8, 8)) for t in range(4)]
+    want = denoise(pipe.generator, pipe.schedule, *start, noise)
     got = pipe(num_images=5, output_type="pt").images
     assert torch.allclose(got, ((want + 1) / 2).clamp(0, 1), atol=1e-5)
-    assert torch.equal(noises[0], normal(seeds, X_T, 4, (1, 8, 8)))
+    torch.testing.assert_close(start[0], normal(seeds, X_T, 4, (1, 8, 8)), rtol=0, atol=4e-6)
 
 
 def test_output_types_agree(pipe):
