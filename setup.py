@@ -31,7 +31,12 @@ def run(*command):
     if done.returncode == 0:
         return None
     text = " ".join(done.stdout.split())
-    wanted = r'The \S+ compiler "[^"]*" is not able to compile', r"Could not find compiler .{,100}", r"\berror: .{,120}"
+    wanted = (
+        r'The \S+ compiler "[^"]*" is not able to compile',
+        r"Could not find compiler .{,100}",
+        r"\berror: .{,120}",
+        r"CMake Error: .{,120}",
+    )
     found = next(filter(None, (re.search(pattern, text) for pattern in wanted)), None)
     return found[0] if found else f"{' '.join(command[:2])} gave exit code {done.returncode}"
 
@@ -74,7 +79,8 @@ class CMakeBuild(build_ext):
     def compile(self, part, folder, package):
         """Why the part could not be built, or None; then it is in the package."""
         cuda = "ON" if part == "_cuda.so" else "OFF"
-        missing = run("cmake", "-S", str(ROOT), "-B", str(folder), f"-DDDGAN_CUDA={cuda}") or run(
+        strict = "ON" if os.environ.get("DDGAN_EXT") == "1" else "OFF"
+        missing = run("cmake", "-S", str(ROOT), "-B", str(folder), f"-DDDGAN_CUDA={cuda}", f"-DDDGAN_WERROR={strict}") or run(
             "cmake", "--build", str(folder), "--target", part.removesuffix(".so")
         )
         if missing is None:

@@ -27,15 +27,17 @@ command -v nvcc >/dev/null && nvcc --version | tail -n 1
 # Triton compiles its kernels at their first call; the extension is built here, where it is not there or is older than its sources.
 build_extension() {
     [[ ddgan_fast/_cuda.so -nt CMakeLists.txt && -z $(find csrc -newer ddgan_fast/_cuda.so) ]] && return
-    "$python" -c 'import setuptools' 2>/dev/null && command -v cmake >/dev/null && "$python" setup.py -q build_ext --inplace | grep '^ddgan_fast:' && return
+    "$python" -c 'import setuptools' 2>/dev/null && command -v cmake >/dev/null && "$python" setup.py -q build_ext --inplace | grep '^ddgan_fast:' &&
+        [[ -f ddgan_fast/_cuda.so ]] && return
     echo "no cmake or setuptools: g++ and nvcc alone, for this GPU"
-    local folder arch part flags=(-std=c++17 -O3 -fPIC -fvisibility=hidden)
+    local folder arch part parts=(posterior cpu_baseline) flags=(-std=c++17 -O3 -fPIC -fvisibility=hidden)
+    [[ $(uname -m) == x86_64 ]] && parts+=(cpu_avx2) && flags+=(-DDDGAN_AVX2)
     folder=$(mktemp -d)
     arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
     g++ -shared -x c++ /dev/null -o "$folder/libtorch_cpu.so" -Wl,-soname,libtorch_cpu.so &&
-        for part in posterior cpu_baseline cpu_avx2; do
-            [[ $part == cpu_avx2 ]] && flags+=(-mavx2 -mfma -mf16c)
-            g++ "${flags[@]}" -DDDGAN_AVX2 -ffp-contract=off -fno-math-errno -fno-trapping-math -c "csrc/$part.cpp" -o "$folder/$part.o" || return
+        for part in "${parts[@]}"; do
+            [[ $part == cpu_avx2 ]] && flags+=(-mavx2 -mfma)
+            g++ "${flags[@]}" -ffp-contract=off -fno-math-errno -fno-trapping-math -c "csrc/$part.cpp" -o "$folder/$part.o" || return
         done &&
         g++ -shared "$folder"/*.o -o ddgan_fast/_C.so -Wl,--no-as-needed -L"$folder" -ltorch_cpu &&
         nvcc -shared -std=c++17 -O3 --fmad=false -Xcompiler -fPIC -arch="sm_$arch" csrc/posterior.cu -o ddgan_fast/_cuda.so \

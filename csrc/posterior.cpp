@@ -10,17 +10,10 @@ extern "C" __attribute__((visibility("default"), used)) const char ddgan_extensi
 namespace ddgan {
 namespace {
 
-bool has_avx2() {
-#ifdef DDGAN_AVX2
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
-}
-
 const Kernels& kernels() {
 #ifdef DDGAN_AVX2
-  static const Kernels chosen = has_avx2() ? avx2_kernels() : baseline_kernels();
+  static const Kernels chosen =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2_kernels() : baseline_kernels();
 #else
   static const Kernels chosen = baseline_kernels();
 #endif

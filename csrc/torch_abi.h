@@ -1,7 +1,7 @@
 // The part of LibTorch's stable C ABI that the ops call, declared here so that building needs no torch at all.
 //
 // The declarations are those of torch/csrc/stable/c/shim.h and torch/csrc/inductor/aoti_torch/c/shim.h of torch 2.11;
-// tests/csrc/test_abi.py compiles this file beside torch's own headers, so that a drift is a compile error.
+// tests/csrc/test_build.py compiles this file beside torch's own headers, so that a drift is a compile error.
 #pragma once
 
 #include <cstdint>
@@ -79,7 +79,9 @@ class Tensor {
 
   static Tensor empty(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype, const Tensor& like) {
     AtenTensorHandle made;
-    DDGAN_TORCH(aoti_torch_empty_strided, dim, sizes, strides, dtype, like.device_type(), like.device_index(), &made);
+    if (aoti_torch_empty_strided(dim, sizes, strides, dtype, like.device_type(), like.device_index(), &made) != 0) {
+      fail("can't allocate memory for a result");
+    }
     return Tensor(made);
   }
   static Tensor empty_like(const Tensor& x) { return empty(x.dim(), x.sizes(), x.strides(), x.dtype(), x); }

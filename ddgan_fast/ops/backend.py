@@ -68,10 +68,17 @@ def always(*_):
     return None
 
 
+def transformed():
+    """Whether torch.func or forward-mode differentiation is at work, whose rules our operators do not have."""
+    return torch._C._functorch.get_dynamic_layer_stack_depth() > 0 or torch.autograd.forward_ad._current_level >= 0
+
+
 def triton_refuses(x, *others):
     """Why the Triton kernels cannot serve images x and `others` (None among them is passed over), or None."""
     if not HAS_TRITON:
         return "triton is not installed"
+    if transformed():
+        return "torch.func and forward-mode differentiation take plain torch"
     tensors = [tensor for tensor in (x, *others) if tensor is not None]
     if x.shape[0] > MOST_IMAGES:
         return f"a batch of {x.shape[0]}; the kernels take up to {MOST_IMAGES} images at once"

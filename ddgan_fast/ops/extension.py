@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ddgan_fast.ops.backend import transformed
+
 PACKAGE = Path(__file__).parents[1]
 ABI = b"ddgan_fast extension abi 1;"  # a text in csrc/posterior.cpp and .cu; it changes with any schema
 OPS = (
@@ -51,12 +53,14 @@ MISSING = load("_C.so", "CPU")
 MISSING_CUDA = MISSING or load("_cuda.so", "CUDA")
 
 
-ARCHITECTURES = sorted(int(architecture) for architecture in build_info().get("architectures", ()))  # of _cuda.so
+ARCHITECTURES = sorted(int(architecture.rstrip("af")) for architecture in build_info().get("architectures", ()))  # of _cuda.so
 
 
 def gpu_refuses(index):
     """Why the CUDA part has no code for GPU `index`, or None. The code of one architecture serves the later ones of its generation, and
     the newest came as PTX too, which the driver compiles for any later GPU."""
+    if not ARCHITECTURES:
+        return f"_build.json does not say for which GPUs _cuda.so was built; {REBUILD}"
     properties = torch.cuda.get_device_properties(index)
     here = 10 * properties.major + properties.minor
     if here >= ARCHITECTURES[-1] or any(code // 10 == properties.major and code <= here for code in ARCHITECTURES):
@@ -68,6 +72,8 @@ def refuses(x, *others):
     """Why the extension cannot serve x and `others` (None among them is passed over), or None."""
     if MISSING:
         return MISSING
+    if transformed():
+        return "torch.func and forward-mode differentiation take plain torch"
     if x.device.type not in ("cpu", "cuda"):
         return f"tensors are on {x.device.type}; it serves cpu and cuda"
     if x.is_cuda and (reason := MISSING_CUDA or gpu_refuses(x.device.index)):

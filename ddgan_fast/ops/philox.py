@@ -18,7 +18,7 @@ def philox_normal(seeds, stream, step, shape):
     alone; backends agree to 4e-6.  No gradient.  Raises InputError for arguments that do not fit.
     """
     require_seeds("philox_normal", seeds, step, stream)
-    if not len(seeds) or min(shape, default=1) < 1:
+    if not len(seeds) or min(shape, default=0) < 1:
         raise InputError(f"philox_normal: seeds has shape {list(seeds.shape)} and shape is {tuple(shape)}; no size may be 0")
     return pick("philox_normal", BACKENDS, seeds)(seeds, stream, step, shape)
 
@@ -32,7 +32,7 @@ def _refuses(seeds):
 
 
 def _cpp(seeds, stream, step, shape):
-    return torch.ops.ddgan_cpp.philox_normal(seeds.contiguous(), stream, step, math.prod(shape)).unflatten(1, shape or (1,))
+    return torch.ops.ddgan_cpp.philox_normal(seeds.contiguous(), stream, step, math.prod(shape)).unflatten(1, shape)
 
 
 if not extension.MISSING:

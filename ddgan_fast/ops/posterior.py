@@ -92,6 +92,7 @@ def _keep(ctx, inputs, output):
 
 def _backward(ctx, gradient):
     t, table = ctx.saved_tensors
+    t = t.clamp(0, table.shape[1] - 1)  # for an entry outside, whose value is NaN on a GPU
     both = [
         (per_sample(row[t], gradient) * gradient).to(gradient.dtype) if wanted else None
         for row, wanted in zip(table[:2], ctx.needs_input_grad[:2], strict=True)

@@ -61,6 +61,7 @@ def _keep(ctx, inputs, output):
 
 def _backward(ctx, gradient_t, gradient_tp1):
     t, table = ctx.saved_tensors
+    t = t.clamp(0, table.shape[1] - 1)
     scale, _, scale_tp1, _ = (per_sample(row, gradient_t) for row in table[:, t])
     total = scale * (gradient_t + scale_tp1 * gradient_tp1)
     return total.to(gradient_t.dtype), *[None] * ctx.others

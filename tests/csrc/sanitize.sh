@@ -8,15 +8,19 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 compiler=$(command -v "${CXX:-g++}") || { echo "sanitize: no ${CXX:-g++} here" >&2; exit 1; }
 
-cmake -S . -B "$folder/build" -DDDGAN_SANITIZE=address,undefined >/dev/null
+cmake -S . -B "$folder/build" -DDDGAN_SANITIZE=address,undefined -DDDGAN_WERROR=ON >/dev/null
 cmake --build "$folder/build" --target _C >/dev/null
 # A copy of the package with this library: the installed one stays as it is.
 cp -rL ddgan_fast "$folder/ddgan_fast"
 rm -f "$folder"/ddgan_fast/_*.so "$folder/ddgan_fast/_build.json"
 cp "$folder/build/_C.so" "$folder/ddgan_fast/_C.so"
 
-# Both libraries, or a C++ exception ends the process.
-LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libstdc++.so)" \
-    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$folder OMP_NUM_THREADS=2 \
-    "$python" -P -m pytest -q -p no:cacheprovider tests/ops/test_posterior.py tests/ops/test_q_sample.py tests/ops/test_philox.py \
+sanitized() { # both libraries, or a C++ exception ends the process
+    LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libstdc++.so)" \
+        ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$folder OMP_NUM_THREADS=2 "$python" -P "$@"
+}
+sanitized -c "from ddgan_fast.ops import extension
+assert not extension.MISSING, extension.MISSING
+assert str(extension.PACKAGE).startswith('$folder'), extension.PACKAGE"
+sanitized -m pytest -q -p no:cacheprovider tests/ops/test_posterior.py tests/ops/test_q_sample.py tests/ops/test_philox.py \
     -k "cpp or bits or depend or error or leaves or integers"

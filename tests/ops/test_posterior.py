@@ -261,3 +261,17 @@ def test_what_the_extension_leaves_to_the_reference(assert_near, change, reason)
     assert_near(got, formula(*(arguments[name] for name in ("x0", "x_t", "noise", "t"))), 1e-6)
     with backend.force("cpp"), pytest.raises(MissingError, match=reason):
         posterior_step(**arguments)
+
+
+def test_torch_func_and_forward_mode_take_plain_torch():
+    """The extension has no rule for them, and a silent zero would be wrong."""
+    torch.manual_seed(0)
+    x0, x_t, noise, tangent = torch.randn(4, 2, 3, 4, 4)
+    t, table = torch.tensor([0, 2]), Schedule(4).posterior
+
+    def step(x0):
+        return posterior_step(x0, x_t, t, table, noise=noise)
+
+    _, got = torch.func.jvp(step, (x0,), (tangent,))
+    torch.testing.assert_close(got, table[0, t][:, None, None, None] * tangent)
+    torch.testing.assert_close(torch.func.grad(lambda x0: step(x0).sum())(x0), table[0, t][:, None, None, None].expand_as(x0))
