@@ -30,6 +30,7 @@ def on_chip_kernel(
     SWISH: tl.constexpr, CG: tl.constexpr, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
+    """Whole groups of one image: statistics and y from one read."""
     b = tl.program_id(1).to(tl.int64)
     g = tl.program_id(0) * G + tl.arange(0, G)[:, None, None]
     i = tl.arange(0, C)[None, :, None]
@@ -59,6 +60,7 @@ def on_chip_kernel(
 
 @triton.jit
 def stats_kernel(x, stats, pixels, channels, runs, C: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Statistics of each channel over one run of pixels of one image."""
     run, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * C + tl.arange(0, C)[None, :, None]
     live_c = c < channels
@@ -83,6 +85,7 @@ def apply_kernel(
     SWISH: tl.constexpr, CG: tl.constexpr, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr, RUNS: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
+    """y of some pixels of one image, from the partial statistics of all."""
     b = tl.program_id(2).to(tl.int64)
     g = tl.program_id(1) * G + tl.arange(0, G)[:, None, None]
     i = tl.arange(0, C)[None, :, None]

@@ -33,6 +33,7 @@ def on_chip_kernel(
     SWISH: tl.constexpr, CG: tl.constexpr, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
+    """Whole groups of one image: all gradients from one read."""
     b = tl.program_id(1).to(tl.int64)
     g = tl.program_id(0) * G + tl.arange(0, G)[:, None, None]
     i = tl.arange(0, C)[None, :, None]
@@ -105,6 +106,7 @@ def apply_kernel(
     SWISH: tl.constexpr, CG: tl.constexpr, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr, RUNS: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
+    """Gradient of some pixels of one image, from the sums over all; the first program of a group writes those of its rows."""
     b = tl.program_id(2).to(tl.int64)
     channels = groups * CG
     g = tl.program_id(1) * G + tl.arange(0, G)[:, None, None]

@@ -14,6 +14,7 @@ def join_kernel(
     x, h, x_bias, h_bias, out, stats, pixels, channels, runs,
     SCALE: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
+    """One run of pixels of one image: out, and the statistics of each channel over the run."""
     run, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * C + tl.arange(0, C)[None, :, None]
     live_c = c < channels

@@ -111,6 +111,7 @@ def add_to_stats(value, live, count, n, mean, m2):
 
 @triton.jit
 def swish(y):
+    """y * sigmoid(y)."""
     return y * tl.sigmoid(y)
 
 
