@@ -25,10 +25,10 @@ SAMPLES = 10_000
 # without and a second with a longer memory (beta 0, 0.99) calm the swing between them, at which twice the rate is safe; and a z of 4
 # numbers has fewer directions in which the borders between modes can lie. Once the modes stand, less R1 makes the borders narrow.
 SETTINGS = {
-    "iterations": 22_000, "batch_size": 384, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.0, "beta2": 0.99, "ema_decay": 0.999,
+    "iterations": 45_000, "batch_size": 384, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.0, "beta2": 0.99, "ema_decay": 0.999,
     "r1_gamma": 0.1, "r1_every": 1, "latent_dim": 4,
 }  # fmt: skip
-LATE, LATE_GAMMA = 0.36, 0.02  # from this part of the steps on, this much R1
+LATE, LATE_GAMMA = 0.2, 0.02  # from this part of the steps on, this much R1
 
 
 def coverage(points):
