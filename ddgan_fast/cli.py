@@ -51,7 +51,11 @@ class Train:
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw images, one per seed: `ddgan sample --model DIR --num-images 64 --format grid`."""
+    """Draw images, one per seed: `ddgan sample --model DIR --num-images 64 --format grid`.
+
+    A run that was stopped goes on where it stopped, with the same command. `torchrun --nproc-per-node 8 --no-python ddgan sample ...`
+    shares the images out.
+    """
 
     model: Path
     """A model folder, or a training run (its newest EMA)."""
@@ -66,31 +70,86 @@ class Sample:
     batch_size: int = 100
     """Images per batch; it changes no image."""
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto."""
+    """cpu, cuda, cuda:N, or auto; under torchrun the GPU of the rank."""
     engine: str = "auto"
-    """How the network runs: auto or eager."""
+    """How the network runs: auto (the fastest here), eager, folded, compile or graph; `ddgan env` says which are there."""
+    precision: str | None = None
+    """fp32, tf32, bf16 or fp16; by default the model's own, fp32."""
 
     def run(self):
         from tqdm import tqdm
 
+        from ddgan_fast.checkpoint.model import fingerprint
+        from ddgan_fast.distributed import rank_and_world
         from ddgan_fast.pipeline import DDGANPipeline, parse_seeds
         from ddgan_fast.sampling.writers import write
 
         if (self.num_images is None) == (self.seeds is None):
             raise InputError("give either --num-images N or --seeds 0-63")
         seeds = parse_seeds(0 if self.seeds is None else self.seeds, self.num_images)
-        pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)).compile(self.engine)
-        batches = pipe.batches(seeds, self.batch_size, as_uint8=len(pipe.config.model.sample_shape) == 3)
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size}: it must be 1 or more")
+        pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)).compile(self.engine, self.precision)
+        shape, (rank, world) = pipe.config.model.sample_shape, rank_and_world()
+        origin = {"model": fingerprint(pipe.generator, pipe.config), "precision": self.precision or "fp32"}
         out = self.out or Path({"png": "samples", "npz": "samples.npz", "grid": "samples.png"}[self.format])
-        with tqdm(total=len(seeds), unit="img", mininterval=1.0) as bar:
+        with tqdm(total=-(-len(seeds) // world), unit="img", mininterval=1.0, disable=rank > 0) as bar:
 
-            def watched():
-                for part, samples in batches:
-                    yield part, samples
-                    bar.update(len(part))
+            def draw(part, batch_size):
+                for drawn, samples in pipe.batches(part, batch_size, as_uint8=len(shape) == 3) if part else ():
+                    yield drawn, samples
+                    bar.update(len(drawn))
 
-            write(watched(), out, self.format, len(seeds), pipe.config.model.sample_shape)
-        print(f"{out}: {len(seeds)} samples, {pipe.config.diffusion.steps} network evaluations each")
+            write(draw, seeds, out, self.format, shape, self.batch_size, origin)
+        if rank == 0:
+            print(f"{out}: {len(seeds)} samples, {pipe.config.diffusion.steps} network evaluations each")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time engines on this device, in turns: `ddgan bench --preset cifar10 --engines eager,auto --batch-sizes 4`."""
+
+    preset: str | None = None
+    """The network of a preset, with random weights of full size."""
+    model: Path | None = None
+    """A model folder or a run, in place of --preset."""
+    engines: str = "eager,auto"
+    """Names with commas between: auto, eager, folded, compile, graph."""
+    batch_sizes: str = "1,4"
+    """Images of a call, with commas between."""
+    iters: int = 10
+    """Timed calls of each engine at each size."""
+    precision: str = "fp32"
+    """fp32, tf32, bf16 or fp16; errors are those against fp32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self):
+        from ddgan_fast.bench import measure, randomise
+        from ddgan_fast.pipeline import DDGANPipeline
+
+        if (self.preset is None) == (self.model is None):
+            raise InputError("give either --preset NAME or --model DIR")
+        try:
+            sizes = [int(size) for size in self.batch_sizes.split(",")]
+        except ValueError:
+            sizes = [0]
+        if min(sizes) < 1 or self.iters < 1:
+            raise InputError(f"--batch-sizes {self.batch_sizes}, --iters {self.iters}: give whole numbers of 1 or more, sizes as 1,4,16")
+        pipe = DDGANPipeline.from_pretrained(self.model) if self.model else DDGANPipeline.from_preset(self.preset)
+        if self.preset:
+            randomise(pipe.generator)
+        pipe.to(pick_device(self.device))
+        rows = measure(pipe, self.engines.split(","), sizes, self.iters, self.precision, lambda text: print(text, file=sys.stderr))
+        if self.json:
+            print(json.dumps(rows, indent=2))
+            return
+        table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            print("  ".join(value.rjust(width) for value, width in zip(line, widths, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -189,7 +248,7 @@ def pick_device(name):
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -219,7 +278,7 @@ def settings_before_flags(argv):
     return config
 
 
-COMMANDS = {"train": Train, "sample": Sample, "convert": Convert, "presets": Presets, "env": Env}
+COMMANDS = {"train": Train, "sample": Sample, "bench": Bench, "convert": Convert, "presets": Presets, "env": Env}
 
 
 def parse(argv):

@@ -5,6 +5,7 @@ Indices as in the released code: `t` in 0..T-1 numbers the cleaner image of a pa
 
 import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import torch
@@ -87,17 +88,22 @@ def denoise(generator, schedule, x, z, noise=None, start=None, seeds=None, as_ui
     x: [B, ...] standard normal (start = T - 1, the default), or an image diffused to step start + 1.
     z: [T, B, nz], noise: [T, B, ...]; entry i is used at t = i; z may be None for a generator without latent.
     seeds: [B] int64, which name the noise of the steps in place of `noise`.
+    generator: also one with `bind` (models.inference), which does at once what depends on z and t alone.
     Returns x_0 [B, ...], or as_uint8 the image [B, H, W, C] of `ops.posterior_final_uint8`; NFE = start + 1.
     """
     table = schedule.posterior
+    evaluate = generator.bind(z) if hasattr(generator, "bind") else partial(_evaluate, generator, z)
     for i in range(schedule.steps - 1 if start is None else start, -1, -1):
-        t = torch.full((len(x),), i, device=x.device)
-        x0 = generator(x, t, None if z is None else z[i])
+        x0 = evaluate(x, i)
         if i == 0 and as_uint8:
             return ops.posterior_final_uint8(x0, x, table)
         source = {"noise": noise[i]} if seeds is None else {"seeds": seeds, "step": i}
-        x = ops.posterior_step(x0, x, t, table, **source)
+        x = ops.posterior_step(x0, x, torch.full((len(x),), i, device=x.device), table, **source)
     return x
+
+
+def _evaluate(generator, z, x, i):
+    return generator(x, torch.full((len(x),), i, device=x.device), None if z is None else z[i])
 
 
 def draw_start(seeds, model, steps):

@@ -30,8 +30,9 @@ def collect():
 
     from ddgan_fast import __version__
     from ddgan_fast.ops import backend, extension
-    from ddgan_fast.pipeline import ENGINES
+    from ddgan_fast.sampling import engine
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
     if torch.cuda.is_available():
         devices |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
@@ -44,8 +45,9 @@ def collect():
         "backends": {"reference": THERE, "triton": _triton(), "cpp": extension.MISSING or THERE}
         | ({"forced": name} if (name := backend.forced()) else {}),
         "extension": {"ddgan_fast/_C.so": extension.MISSING or THERE, "ddgan_fast/_cuda.so": _cuda_part()},
-        "engines": dict.fromkeys(ENGINES, THERE)
-        | dict.fromkeys(("graph", "compile", "onnx", "openvino", "tensorrt", "torch-tensorrt", "aot"), NOT_YET),
+        "engines": {"auto": "{}: {}".format(*engine.choose(device))}
+        | {name: engine.refuses(name, device) or THERE for name in engine.ENGINES}
+        | dict.fromkeys(("onnx", "openvino", "tensorrt", "torch-tensorrt", "aot"), NOT_YET),
         "extras": {extra: THERE if _importable(module) else f'pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
     }
 

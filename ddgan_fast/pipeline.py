@@ -12,14 +12,14 @@ from ddgan_fast import config as configs
 from ddgan_fast.checkpoint.model import load_model, save_model
 from ddgan_fast.checkpoint.released import convert
 from ddgan_fast.diffusion import Schedule, draw_start
-from ddgan_fast.errors import InputError, MissingError
+from ddgan_fast.errors import InputError
 from ddgan_fast.models import build_generator, memory_format
 from ddgan_fast.noise import MAX_SEED, as_seeds
 from ddgan_fast.pictures import to_pil, to_uint8
+from ddgan_fast.sampling import engine as engines
 from ddgan_fast.sampling import generate
 
 OUTPUT_TYPES = "pil", "np", "pt", "uint8"
-ENGINES = ("eager",)
 MOST_IMAGES = 100_000_000
 BATCH = 100  # samples per batch of a call, as in the paper's timing
 
@@ -76,6 +76,7 @@ class DDGANPipeline:
         self.generator = generator.eval().requires_grad_(False)
         self.config = config
         self.schedule = Schedule.of(config.diffusion).to(self.device)
+        self.engine, self.precision, self._sampler = "eager", None, None
 
     @classmethod
     def from_pretrained(cls, path):
@@ -103,13 +104,26 @@ class DDGANPipeline:
         self.generator.to(*args, **kwargs)
         self.generator.to(memory_format=memory_format(self.device))
         self.schedule = self.schedule.to(self.device)
+        self._sampler = None
         return self
 
-    def compile(self, engine="auto"):
-        """Choose how the network runs: "auto" or "eager". Raises MissingError for an engine that is not there."""
-        if engine not in ("auto", *ENGINES):
-            raise MissingError(f"engine {engine!r}: this version has {', '.join(ENGINES)}")
+    def compile(self, engine="auto", precision=None):
+        """Choose how the network runs; the generator itself stays as it is, and a later change of its weights needs another call.
+
+        engine: "auto" (the fastest here), "eager" (where a pipeline starts), "folded", "compile" or "graph"; `ddgan env` says which are
+        there.  precision: "fp32", "tf32", "bf16" or "fp16" for networks and images, None for the generator's dtype.
+        Raises InputError for an unknown name, MissingError for what is not there.
+        """
+        self._sampler = engines.build(engine, self.generator, self.schedule, precision)
+        self.engine, self.precision = engine, precision
         return self
+
+    @property
+    def sampler(self):
+        """The sampling.generate.Sampler of the chosen engine."""
+        if self._sampler is None:
+            self.compile(self.engine, self.precision)
+        return self._sampler
 
     def batches(self, seeds, batch_size=BATCH, as_uint8=False):
         """Yield (seeds, samples) batch by batch, so that memory stays bounded; samples float [b, C, H, W] in [-1, 1] or [b, 2].
@@ -119,7 +133,7 @@ class DDGANPipeline:
         """
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: it must be 1 or more")
-        return generate.batches(self.generator, self.schedule, parse_seeds(seeds), batch_size, as_uint8)
+        return generate.batches(self.sampler, parse_seeds(seeds), batch_size, as_uint8)
 
     @torch.no_grad()
     def __call__(self, num_images=None, seed=0, *, seeds=None, latents=None, generator=None, output_type=None, batch_size=BATCH):
@@ -159,12 +173,12 @@ class DDGANPipeline:
         if generator is None:
             seeds = as_seeds(seeds, self.device)
             _, z = draw_start(seeds, model, steps)
-            return generate.run(self.generator, self.schedule, latents, z, seeds=seeds)
+            return self.sampler.run(latents, z, seeds=seeds)
         draw = partial(torch.randn, generator=generator, device=generator.device)
         x = draw(len(seeds), *model.sample_shape) if latents is None else None
         drawn = [(draw(len(seeds), model.latent_dim), draw(len(seeds), *model.sample_shape)) for _ in range(steps)][::-1]
         z, noise = map(torch.stack, zip(*drawn, strict=True))
-        return generate.run(self.generator, self.schedule, x if latents is None else latents, z, noise)
+        return self.sampler.run(x if latents is None else latents, z, noise)
 
     def save_pretrained(self, path):
         """Write a model folder (config.json, model.safetensors, README.md); an older model there is replaced."""

@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     {"config", "errors", "kernels", "noise"},
-    {"config_file", "sources", "pictures", "ops"},
+    {"config_file", "distributed", "sources", "pictures", "ops"},
     {"models"},
     {"diffusion"},
     {"checkpoint"},
     {"data", "training", "sampling", "engines", "evaluation"},
     {"pipeline"},
-    {"environment", "experiments", "serving", "report", "diffusers"},
+    {"bench", "environment", "experiments", "serving", "report", "diffusers"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -1,5 +1,7 @@
 """Model folders: config.json, model.safetensors, README.md (the model card). Loading needs no flag: a model knows its config."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -84,6 +86,15 @@ def load_model(path):
         raise CheckpointError(f"{weights}: {error}") from error
     load_into(generator, read_tensors(weights), weights, assign=True)
     return generator.eval().requires_grad_(False), config
+
+
+def fingerprint(generator, config):
+    """SHA-256 of a model: its weights and the settings that decide what it draws."""
+    digest = sha256(json.dumps(configs.to_dict(config)["model"] | configs.to_dict(config)["diffusion"], sort_keys=True).encode())
+    for name, tensor in generator.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().contiguous().cpu().numpy())
+    return digest.hexdigest()
 
 
 def read_config(values, where):

@@ -92,9 +92,14 @@ class Generator(nn.Module):
         self.conv_out = conv(width, config.image_channels, scale=NEAR_ZERO)
 
     def forward(self, x, t, z=None):
-        w = None if self.mapping is None else self.mapping(z)
-        time = sinusoid(t, self.config.channels, x.dtype)
-        time = F.silu(self.time[1](F.silu(self.time[0](time))))
+        return self.unet(x, self.embed_time(t, x.dtype), None if self.mapping is None else self.mapping(z))
+
+    def embed_time(self, t, dtype):
+        """t [B] -> [B, 4 * channels], Swish already applied: what the residual blocks take."""
+        return F.silu(self.time[1](F.silu(self.time[0](sinusoid(t, self.config.channels, dtype)))))
+
+    def unet(self, x, time, w):
+        """x0 from x_t, the embedded time and w [B, E] (None without latent)."""
         pyramid = x if self.config.centered else 2 * x - 1
         h = Features(self.conv_in(pyramid))
         skips = [h]

@@ -1,49 +1,100 @@
 """Images that seeds name, as an iterable of batches (paper Eq. 6), the same at any batch size."""
 
+import logging
 import math
+from contextlib import nullcontext
 
 import torch
 
 from ddgan_fast.diffusion import denoise, draw_start
-from ddgan_fast.models import memory_format
+from ddgan_fast.errors import ResourceError
 from ddgan_fast.noise import as_seeds
 
 CHUNK_PIXELS = 4096  # on a CPU the network always sees this many pixels: 4 images of 32x32, where a larger batch gains 10 %
+log = logging.getLogger("ddgan_fast")
 
 
-def batches(generator, schedule, seeds, batch_size, as_uint8=False):
-    """Yield (seeds, samples) for `batch_size` seeds after the other; samples [b, C, H, W] or [b, 2], on the generator's device;
-    as_uint8: images [b, H, W, C].
+class Sampler:
+    """A network and its schedule as functions of seeds, or of given noise. sampling.engine makes them."""
 
-    generator: with `config` (config.Model), in eval mode.  schedule: on its device.  seeds: a sequence of whole numbers.
-    On a CPU a sample is bitwise the same at any batch size and in any company.
+    measures_algorithms = False  # of cuDNN: the fastest is taken then, and may be another one in the next process
+
+    def __init__(self, network, schedule, dtype, layout, allow_tf32=None):
+        """network: as `diffusion.denoise` takes it, with `config` (config.Model), in eval mode.  schedule: on its device.
+
+        dtype, layout: of the images that the network sees.  allow_tf32: whether float32 convolutions of a GPU may round their inputs to
+        TF32; None: as torch is set.
+        """
+        self.network, self.schedule, self.dtype, self.layout, self.allow_tf32 = network, schedule, dtype, layout, allow_tf32
+        self.device = schedule.posterior.device
+
+    @torch.no_grad()
+    def sample(self, seeds, as_uint8=False):
+        """The samples of `seeds` [b, C, H, W] or [b, 2], in one batch on a GPU, in chunks of a fixed size on a CPU.
+
+        as_uint8: images [b, H, W, C].  CPU kernels round differently at different batch sizes; so every chunk has the same size there,
+        the last one padded.
+        """
+        seeds = as_seeds(seeds, self.device)
+        pixels = math.prod(self.network.config.sample_shape[1:])
+        chunk = len(seeds) if self.device.type != "cpu" else max(1, CHUNK_PIXELS // pixels)
+        padded = torch.cat((seeds, seeds[-1:].expand(-len(seeds) % chunk)))
+        return torch.cat([self.draw(part, as_uint8) for part in padded.split(chunk)])[: len(seeds)]
+
+    def draw(self, seeds, as_uint8=False):
+        """The samples of `seeds` [b], int64 on the device, in one batch."""
+        x, z = draw_start(seeds, self.network.config, self.schedule.steps)
+        return self.run(x, z, seeds=seeds, as_uint8=as_uint8)
+
+    @torch.no_grad()
+    def run(self, x, z, noise=None, seeds=None, as_uint8=False):
+        """diffusion.denoise on this device, in this dtype and layout; z keeps float32 for networks that bind it."""
+        x = self.placed(x)
+        wide = torch.promote_types(self.dtype, torch.float32) if hasattr(self.network, "bind") else self.dtype
+        z = z if z is None else z.to(self.device, wide)
+        noise = noise if noise is None else noise.to(x)
+        with self.convolutions():
+            return denoise(self.network, self.schedule, x, z, noise, seeds=seeds, as_uint8=as_uint8)
+
+    def placed(self, x):
+        """x on this device, in the dtype and layout that the network sees."""
+        x = x.to(self.device, self.dtype)
+        return x.to(memory_format=self.layout) if x.dim() == 4 else x
+
+    def convolutions(self):
+        """The settings of cuDNN while this network runs."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        allow_tf32 = torch.backends.cudnn.allow_tf32 if self.allow_tf32 is None else self.allow_tf32
+        return torch.backends.cudnn.flags(enabled=True, benchmark=self.measures_algorithms, allow_tf32=allow_tf32)
+
+
+def batches(sampler, seeds, batch_size, as_uint8=False):
+    """Yield (seeds, samples) for `batch_size` seeds after the other; samples as `Sampler.sample` gives them, on its device.
+
+    seeds: a sequence of whole numbers.  On a CPU a sample is bitwise the same at any batch size and in any company.  Where the memory does
+    not hold a batch, it is halved and the work goes on; raises ResourceError where it does not hold one image.
     """
-    for start in range(0, len(seeds), batch_size):
+    start = 0
+    while start < len(seeds):
         part = seeds[start : start + batch_size]
-        yield part, sample(generator, schedule, part, as_uint8)
+        try:
+            samples = sampler.sample(part, as_uint8)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise ResourceError(f"out of memory with one image: {str(error).splitlines()[0]}") from error
+            batch_size = len(part) // 2
+        else:
+            yield part, samples
+            start += len(part)
+            continue
+        log.warning("out of memory with %d images at once; going on with %d", len(part), batch_size)  # behind the except: frames are freed
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-@torch.no_grad()
-def sample(generator, schedule, seeds, as_uint8=False):
-    """The samples of `seeds` [b, ...], in one batch on a GPU, in chunks of a fixed size on a CPU.
-
-    CPU kernels round differently at different batch sizes; so every chunk has the same size there, the last one padded.
-    """
-    device = next(generator.parameters()).device
-    seeds = as_seeds(seeds, device)
-    chunk = len(seeds) if device.type != "cpu" else max(1, CHUNK_PIXELS // math.prod(generator.config.sample_shape[1:]))
-    padded = torch.cat((seeds, seeds[-1:].expand(-len(seeds) % chunk)))
-    parts = [
-        run(generator, schedule, *draw_start(part, generator.config, schedule.steps), seeds=part, as_uint8=as_uint8)
-        for part in padded.split(chunk)
-    ]
-    return torch.cat(parts)[: len(seeds)]
-
-
-def run(generator, schedule, x, z, noise=None, seeds=None, as_uint8=False):
-    """diffusion.denoise in the generator's device, dtype and memory format."""
-    weight = next(generator.parameters())
-    x, z, noise = (None if part is None else part.to(weight) for part in (x, z, noise))
-    if x.dim() == 4:
-        x = x.to(memory_format=memory_format(x.device))
-    return denoise(generator, schedule, x, z, noise, seeds=seeds, as_uint8=as_uint8)
+def out_of_memory(error):
+    """Whether an exception of torch says that memory, of a GPU or of the host, ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

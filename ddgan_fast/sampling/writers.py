@@ -1,26 +1,42 @@
-"""Batches of samples to files: a PNG per seed, one npz, or one picture. What is under its name is complete."""
+"""Samples to files: a PNG per seed, one npz, or one picture. What is under its name is complete, and a run that was killed goes on.
 
+Writing overlaps with the device: while a batch is encoded, the next one is drawn.
+"""
+
+import json
+import os
+import shutil
 import zipfile
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from ddgan_fast.distributed import barrier, rank_and_world
 from ddgan_fast.errors import InputError, ResourceError
 from ddgan_fast.pictures import density, grid, to_uint8, whole_file, write_png
 
 GRID_MOST = 4096
+PENDING = 4  # batches that may wait for their PNG encoders
+RECORD = "samples.json"  # beside the files: from what they were drawn
 
 
-def write(batches, out, kind, count, shape):
-    """Write `count` samples of `shape` and return the path: png: folder `out`, npz and grid: file `out`.
+def write(draw, seeds, out, kind, shape, batch_size, origin=None):
+    """Write the samples of `seeds` and return the path: png: folder `out`; npz and grid: file `out`.
 
-    batches: iterable of (seeds, samples).  Raises InputError where kind and shape do not fit, ResourceError for a full disk.
+    draw: (seeds, batch_size) -> iterable of (seeds, samples [b, *shape], images also uint8 [b, H, W, C]).
+    origin: JSON object of what decides the samples (model, precision); files of the same origin are kept and not drawn again.
+    Under torchrun each rank draws its share, batch by batch, and returns when all are done.
+    Raises InputError where kind and shape do not fit or the files there have another origin, ResourceError for a full disk.
     """
     points = len(shape) == 1
     if kind == "png" and points:
         raise InputError("format png: this model draws 2-D points; use npz (the points) or grid (a density picture)")
-    if kind == "grid" and not points and count > GRID_MOST:
-        raise InputError(f"format grid: {count} images; a grid holds at most {GRID_MOST}, use png or npz")
+    if kind == "grid" and not points and len(seeds) > GRID_MOST:
+        raise InputError(f"format grid: {len(seeds)} images; a grid holds at most {GRID_MOST}, use png or npz")
     out = Path(out)
     if out.exists() and out.is_dir() != (kind == "png"):
         raise InputError(
@@ -28,38 +44,130 @@ def write(batches, out, kind, count, shape):
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        {"png": write_pngs, "npz": write_npz, "grid": write_grid}[kind](batches, out, count, shape)
+        {"png": write_pngs, "npz": write_npz, "grid": write_grid}[kind](draw, seeds, out, shape, batch_size, origin)
+        barrier()
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error}") from error
     return out
 
 
-def write_pngs(batches, out, count, shape):
-    """out/<seed>.png for each image."""
-    out.mkdir(exist_ok=True)
+def share(seeds, batch_size):
+    """The batches of this rank: [(number, seeds)]."""
+    rank, world = rank_and_world()
+    return [(start, seeds[start : start + batch_size]) for start in range(rank * batch_size, len(seeds), world * batch_size)]
+
+
+def claim(folder, origin, files):
+    """Make `folder` the place of files of this origin; files of a run that stopped stay. Raises InputError where there are others."""
+    folder.mkdir(exist_ok=True)
+    record, has_files = folder / RECORD, any(folder.glob(files))  # in this order: another rank may be writing both
+    if record.exists():
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if found != origin:
+            raise InputError(f"{folder}: its files were drawn from {found}, and this would be {origin}; give another --out or remove it")
+    elif has_files:
+        raise InputError(f"{folder}: holds {files} of which no {RECORD} says the origin; give another --out or remove them")
+    else:
+        with whole_file(record) as temporary:
+            temporary.write_text(json.dumps(origin), encoding="utf-8")
+
+
+def to_host(batches):
+    """(seeds, numpy array) of each (seeds, samples): images uint8 [b, H, W, C], points float32 [b, 2].
+
+    The copy of a batch is queued behind it and waited for when the next one has been queued too.
+    """
+    waiting = deque()
+
+    def finished():
+        seeds, copy, done = waiting.popleft()
+        if done is not None:
+            done.synchronize()
+        return seeds, copy.numpy()
+
     for seeds, samples in batches:
-        for seed, image in zip(seeds, to_uint8(samples).cpu().numpy(), strict=True):
-            write_png(out / f"{seed:08d}.png", image)
+        values = samples.float() if samples.dim() == 2 else to_uint8(samples)
+        done = None
+        if values.is_cuda:
+            values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
+        waiting.append((seeds, values.contiguous(), done))
+        if len(waiting) > 1:
+            yield finished()
+    while waiting:
+        yield finished()
 
 
-def write_npz(batches, out, count, shape):
-    """One npz, written batch by batch: `images` uint8 [N, H, W, C] (or `points` float32 [N, 2]) and `seeds` int64 [N]."""
-    name, kind, item = ("points", "<f4", shape) if len(shape) == 1 else ("images", "|u1", (*shape[1:], shape[0]))
-    seen = []
+def write_pngs(draw, seeds, out, shape, batch_size, origin):
+    """out/<seed>.png for each image; those that are there are not drawn again."""
+    claim(out, origin, "*.png")
+    own = [seed for _, part in share(seeds, batch_size) for seed in part]
+    there = set(os.listdir(out))
+    names = {f"{seed:08d}.png": seed for seed in own}
+    for name in there:
+        if name.startswith(".tmp-") and name.split("-", 2)[2] in names:  # of a run that was killed
+            (out / name).unlink(missing_ok=True)
+    missing = [seed for name, seed in names.items() if name not in there]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        pending = deque()
+        for part, images in to_host(draw(missing, batch_size)):
+            pending.append([pool.submit(write_png, out / f"{seed:08d}.png", image) for seed, image in zip(part, images, strict=True)])
+            while len(pending) > PENDING:
+                _results(pending.popleft())
+        for encoded in pending:
+            _results(encoded)
+
+
+def _results(futures):
+    for future in futures:
+        future.result()
+
+
+def write_npz(draw, seeds, out, shape, batch_size, origin):
+    """One npz: `images` uint8 [N, H, W, C] (or `points` float32 [N, 2]) and `seeds` int64 [N]; its batches lie in <out>.parts until all
+    are there."""
+    parts = out.with_name(f"{out.name}.parts")
+    numbers = np.array(seeds, np.int64)
+    claim(parts, {"origin": origin, "seeds": sha256(numbers.tobytes()).hexdigest(), "batch_size": batch_size}, "*.npy")
+    missing = [(start, part) for start, part in share(seeds, batch_size) if not (parts / f"{start:09d}.npy").exists()]
+    drawn = to_host(draw([seed for _, part in missing for seed in part], batch_size))
+    left = np.empty((0, *_item(shape)))
+    for start, part in missing:
+        while len(left) < len(part):  # batches are smaller than parts where memory was short
+            values = next(drawn)[1]
+            left = np.concatenate((left, values)) if len(left) else values
+        with whole_file(parts / f"{start:09d}.npy") as temporary, open(temporary, "wb") as file:
+            np.save(file, left[: len(part)])
+        left = left[len(part) :]
+    barrier()
+    if rank_and_world()[0] == 0:
+        _join(parts, numbers, out, shape, batch_size)
+
+
+def _item(shape):
+    """The shape of one sample as it is stored."""
+    return shape if len(shape) == 1 else (*shape[1:], shape[0])
+
+
+def _join(parts, seeds, out, shape, batch_size):
+    """The parts into one npz, part by part; then they go."""
+    name, kind = ("points", "<f4") if len(shape) == 1 else ("images", "|u1")
     with whole_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-            np.lib.format.write_array_header_1_0(member, {"descr": kind, "fortran_order": False, "shape": (count, *item)})
-            for seeds, samples in batches:
-                seen.extend(seeds)
-                values = samples.float() if name == "points" else to_uint8(samples)
-                member.write(values.cpu().numpy().tobytes())
+            np.lib.format.write_array_header_1_0(member, {"descr": kind, "fortran_order": False, "shape": (len(seeds), *_item(shape))})
+            for start in range(0, len(seeds), batch_size):
+                member.write(np.load(parts / f"{start:09d}.npy").tobytes())
         with archive.open("seeds.npy", "w") as member:
-            np.lib.format.write_array(member, np.array(seen, np.int64))
+            np.lib.format.write_array(member, seeds)
+    shutil.rmtree(parts)
 
 
-def write_grid(batches, out, count, shape):
-    """One PNG: a grid of the images, or the density of the points."""
-    if len(shape) == 1:
-        write_png(out, density(np.concatenate([samples.float().cpu().numpy() for _, samples in batches])))
-    else:
-        write_png(out, grid(np.concatenate([to_uint8(samples).cpu().numpy() for _, samples in batches])))
+def write_grid(draw, seeds, out, shape, batch_size, origin):
+    """One PNG: a grid of the images, or the density of the points; the first rank draws it."""
+    if rank_and_world()[0] == 0:
+        samples = np.concatenate([values for _, values in to_host(draw(seeds, batch_size))])
+        write_png(out, density(samples) if len(shape) == 1 else grid(samples))

@@ -123,6 +123,47 @@ def test_join(assert_near, device, shape, dtype, layout, biases):
     x, h = make(device, shape, dtype, layout), make(device, shape, dtype, layout, seed=2)
     x_bias, h_bias = rows(device, dtype, shape[1:2], shape[1:2]) if biases else (None, None)
     check(assert_near, lambda *leaves: (residual_join(*leaves),), (x, h, x_bias, h_bias), LIMITS[dtype], layout)
+    check(assert_near, lambda *leaves: (residual_join(*leaves, scale=0.3),), (x, h, x_bias, h_bias), LIMITS[dtype], layout)
+
+
+# x at half the size; the last two are of several runs of pixels, which begin and end within a row
+@pytest.mark.parametrize(
+    "shape, dtype, layout, biases",
+    [
+        ((1, 12, 1, 1), F32, NHWC, True), ((2, 1, 3, 1), F64, NCHW, True), ((3, 12, 5, 3), BF16, NHWC, True),
+        ((2, 96, 2, 2), F16, NCHW, False), ((1, 20, 14, 11), F32, NCHW, True), ((2, 3, 15, 11), BF16, NHWC, False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_join_of_an_upsampled_input(assert_near, device, shape, dtype, layout, biases):
+    x, h = make(device, shape, dtype, layout), make(device, (*shape[:2], 2 * shape[2], 2 * shape[3]), dtype, layout, seed=2)
+    x_bias, h_bias = rows(device, dtype, shape[1:2], shape[1:2]) if biases else (None, None)
+    check(assert_near, lambda *leaves: (residual_join(*leaves, up=True, scale=0.3),), (x, h, x_bias, h_bias), LIMITS[dtype], layout)
+
+
+@pytest.mark.parametrize("name", ["reference", "triton"])
+def test_gradients_of_a_join_of_an_upsampled_input(device, name):
+    """Of the first and second order, from dense and expanded gradients."""
+    x, h = make(device, (1, 2, 2, 3), F64, NHWC), make(device, (1, 2, 4, 6), F64, NHWC, seed=2)
+    leaves, fast = (x, h, *rows(device, F64, (2,), (2,))), name == "triton"  # fast: along random directions
+    with backend.force(name):
+        assert torch.autograd.gradcheck(lambda *leaves: residual_join(*leaves, up=True, scale=0.3), leaves, fast_mode=fast)
+        assert torch.autograd.gradgradcheck(lambda *leaves: residual_join(*leaves, up=True).square(), leaves, fast_mode=fast)
+        out = residual_join(*leaves, up=True)
+        for leaf, together in zip(leaves, torch.autograd.grad(out.sum(), leaves, retain_graph=True), strict=True):
+            (alone,) = torch.autograd.grad(out.sum(), leaf, retain_graph=True)
+            torch.testing.assert_close(alone, together, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape, dtype, layout", [((2, 12, 4, 3), F32, NCHW), ((1, 12, 15, 11), BF16, NHWC)], ids=str)
+def test_stats_of_a_join_of_an_upsampled_input_serve_the_next_norm(assert_near, device, shape, dtype, layout):
+    x, h = make(device, shape, dtype, layout), make(device, (*shape[:2], 2 * shape[2], 2 * shape[3]), dtype, layout, seed=2)
+    scale, shift = rows(device, F32, shape[1:2], shape[1:2])
+    with backend.force("triton"):
+        out, stats = residual_join(x, h, with_stats=True, up=True)
+        got = adaptive_group_norm(out, scale, shift, 4, stats=stats)
+    with backend.force("reference"):
+        assert_near(got, adaptive_group_norm(out.double(), scale.double(), shift.double(), 4), LIMITS[dtype])
 
 
 @pytest.mark.parametrize(
@@ -315,7 +356,7 @@ def test_wrong_arguments_are_refused_before_any_launch(monkeypatch, wrong, messa
         adaptive_group_norm(**{"x": X, "scale": ROW, "shift": ROW, "groups": 2} | wrong)
 
 
-@pytest.mark.parametrize("wrong, message", [({"h": torch.zeros(2, 8, 4, 5)}, r"h has shape \[2, 8, 4, 5\]"), ({"x_bias": torch.zeros(7)}, r"x_bias has shape \[7\]; it must be \[8\]")])  # fmt: skip
+@pytest.mark.parametrize("wrong, message", [({"h": torch.zeros(2, 8, 4, 5)}, r"h has shape \[2, 8, 4, 5\]"), ({"x_bias": torch.zeros(7)}, r"x_bias has shape \[7\]; it must be \[8\]"), ({"up": True}, r"h has shape \[2, 8, 4, 4\]; it must be \[2, 8, 8, 8\]")])  # fmt: skip
 def test_wrong_arguments_of_a_join_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         residual_join(**{"x": X, "h": X} | wrong)
@@ -329,7 +370,8 @@ def test_registration(device):
     torch.library.opcheck(group_norm, (x, skip, bias, embedding, scale, shift, None, None, 4, 1e-6, True, True))
     torch.library.opcheck(group_norm, (x, None, None, None, scale[:, :8], shift[:8], None, None, 2, 1e-6, False, False))
     torch.library.opcheck(group_norm_fir, (x, scale[:, :8], shift[:8], None, 2, 1e-6, True, False))
-    torch.library.opcheck(torch.ops.ddgan_fast.residual_join.default, (x, skip, None, shift[:8], True))
+    torch.library.opcheck(torch.ops.ddgan_fast.residual_join.default, (x, skip, None, shift[:8], True, False, 0.5))
+    torch.library.opcheck(torch.ops.ddgan_fast.residual_join.default, (x[..., :2, :2].contiguous(), skip, None, shift[:8], True, True, 0.5))
     with torch.no_grad():
         y, cat, mean, rstd = group_norm(x, skip, bias, embedding, scale, shift, None, None, 4, 1e-6, True, True)
         torch.library.opcheck(group_norm_backward, (y, cat, x, skip, bias, embedding, scale, shift, mean, rstd, 1e-6, True, True))

@@ -10,34 +10,24 @@ import torch
 from PIL import Image
 
 from ddgan_fast import DDGANPipeline
-from ddgan_fast.config import override, preset
+from ddgan_fast.config import preset
 from ddgan_fast.diffusion import denoise, draw_start
 from ddgan_fast.errors import InputError, MissingError, ResourceError
 from ddgan_fast.models import build_generator
 from ddgan_fast.noise import POSTERIOR, X_T, normal
 from ddgan_fast.pipeline import parse_seeds
-from ddgan_fast.sampling import generate, writers
-
-
-def make(name="tiny", **changes):
-    """A pipeline with weights that let every input matter."""
-    torch.manual_seed(0)
-    config = override(preset(name), changes)
-    generator = build_generator(config.model)
-    for parameter in generator.parameters():
-        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-    return DDGANPipeline(generator, config)
+from ddgan_fast.sampling import writers
 
 
 @pytest.fixture(scope="module")
-def pipe():
+def pipe(make):
     return make()
 
 
 @pytest.mark.parametrize(
     "name, changes", [("tiny", {}), ("tiny", {"resolution": 32, "image_channels": 3}), ("gaussians25", {}), ("tiny", {"latent": False})]
 )
-def test_the_same_seed_is_the_same_image_at_any_batch_size(name, changes):
+def test_the_same_seed_is_the_same_image_at_any_batch_size(make, name, changes):
     pipe = make(name, **changes)
     whole = pipe(num_images=19, output_type="pt").images
     assert len(torch.unique(whole.flatten(1), dim=0)) == 19
@@ -84,7 +74,7 @@ def test_given_latents_and_generators(pipe):
     assert torch.allclose(got, ((want + 1) / 2).clamp(0, 1), atol=1e-5)
 
 
-def test_bfloat16_is_near(pipe):
+def test_bfloat16_is_near(make, pipe):
     full = pipe(num_images=4, output_type="pt").images
     half = make().to(torch.bfloat16)(num_images=4, output_type="pt").images
     assert half.dtype == torch.float32
@@ -113,11 +103,20 @@ def test_seed_forms():
     assert parse_seeds(f"{2**63 - 1}") == range(2**63 - 1, 2**63)
 
 
-def test_unknown_presets_and_engines():
+def test_unknown_presets_and_engines(make):
     with pytest.raises(InputError, match="did you mean 'cifar10'"):
         DDGANPipeline.from_preset("cifar-10")
-    with pytest.raises(MissingError, match="eager"):
+    with pytest.raises(InputError, match="auto, eager, folded, compile, graph"):
+        make().compile("fast")
+    with pytest.raises(InputError, match="fp32, tf32, bf16, fp16"):
+        make().compile("auto", "int8")
+    with pytest.raises(MissingError, match="CUDA device"):
         make().compile("graph")
+    with pytest.raises(MissingError, match="take fp32"):
+        make().compile("auto", "tf32")
+    with pytest.raises(InputError, match="take eager or auto"):
+        make("gaussians25").compile("folded")
+    assert make("gaussians25").compile().sampler.network.body
 
 
 def test_a_saved_pipeline_draws_the_same(pipe, tmp_path):
@@ -159,15 +158,15 @@ def test_sampling_mixes_no_devices():
     config = preset("tiny")
     with torch.device("meta"):
         generator = build_generator(config.model)
-    assert generate.sample(generator, DDGANPipeline(generator, config).schedule, [0, 1]).device.type == "meta"
+    assert DDGANPipeline(generator, config).sampler.sample([0, 1]).device.type == "meta"
 
 
 def test_writers(pipe, tmp_path):
     want = pipe(num_images=5, output_type="uint8").images
     for kind, name in (("png", "pngs"), ("npz", "all.npz"), ("grid", "grid.png")):
-        writers.write(pipe.batches("0-4", 2), tmp_path / name, kind, 5, (1, 8, 8))
+        writers.write(pipe.batches, range(5), tmp_path / name, kind, (1, 8, 8), 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["all.npz", "grid.png", "pngs"]
-    assert np.array_equal(np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "pngs").iterdir())])[..., None], want)
+    assert np.array_equal(np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "pngs").glob("*.png"))])[..., None], want)
     loaded = np.load(tmp_path / "all.npz")
     assert np.array_equal(loaded["images"], want) and loaded["seeds"].tolist() == [0, 1, 2, 3, 4] and loaded["seeds"].dtype == np.int64
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
@@ -175,14 +174,14 @@ def test_writers(pipe, tmp_path):
     assert np.array_equal(grid[::scale, ::scale][:8, 9:17], want[1, :, :, 0])
 
 
-def test_points_have_npz_and_a_density_picture(tmp_path):
+def test_points_have_npz_and_a_density_picture(make, tmp_path):
     pipe = make("gaussians25")
-    writers.write(pipe.batches("0-9", 4), tmp_path / "points.npz", "npz", 10, (2,))
+    writers.write(pipe.batches, range(10), tmp_path / "points.npz", "npz", (2,), 4)
     assert np.array_equal(np.load(tmp_path / "points.npz")["points"], pipe(num_images=10, output_type="np").images)
-    writers.write(pipe.batches("0-9", 4), tmp_path / "grid.png", "grid", 10, (2,))
+    writers.write(pipe.batches, range(10), tmp_path / "grid.png", "grid", (2,), 4)
     assert Image.open(tmp_path / "grid.png").size == (512, 512)
     with pytest.raises(InputError, match="2-D points"):
-        writers.write(pipe.batches("0-9", 4), tmp_path / "pngs", "png", 10, (2,))
+        writers.write(pipe.batches, range(10), tmp_path / "pngs", "png", (2,), 4)
     with pytest.raises(InputError, match="np, pt"):
         pipe(num_images=1, output_type="pil")
     assert pipe(num_images=2).images.shape == (2, 2)
@@ -190,14 +189,14 @@ def test_points_have_npz_and_a_density_picture(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "npz", "grid"])
 def test_nothing_half_written_stays(pipe, tmp_path, kind):
-    def broken():
-        yield from pipe.batches("0-1", 2)
+    def broken(seeds, batch_size):
+        yield from pipe.batches("0-1", batch_size)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ResourceError, match="No space left"):
-        writers.write(broken(), tmp_path / "out", kind, 4, (1, 8, 8))
-    left = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert len(left) == (2 if kind == "png" else 0)  # whole images of finished batches
+        writers.write(broken, range(4), tmp_path / "out", kind, (1, 8, 8), 2)
+    left = [p.name for p in tmp_path.rglob("*") if p.is_file() and p.name != writers.RECORD]
+    assert sorted(left) == {"png": ["00000000.png", "00000001.png"], "npz": ["000000000.npy"], "grid": []}[kind]  # of finished batches
 
 
 MEMORY = """
@@ -217,8 +216,11 @@ class Constant(torch.nn.Module):  # a generator that costs nothing, so that 10,0
 config = override(preset("tiny"), {"resolution": 32, "image_channels": 3, "steps": 1})
 pipe = DDGANPipeline(Constant(config.model), config)
 count = int(sys.argv[1])
-batches = pipe.batches(range(count), 100)
-write(list(batches) if "keep" in sys.argv else batches, sys.argv[2], "npz", count, config.model.sample_shape)
+def draw(seeds, batch_size):
+    batches = pipe.batches(seeds, batch_size)
+    return list(batches) if "keep" in sys.argv else batches
+
+write(draw, range(count), sys.argv[2], "npz", config.model.sample_shape, 100)
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])  # unlike ru_maxrss, without the parent's peak
 """
 

@@ -1,0 +1,127 @@
+"""Latency and throughput of engines on this device, with the error of each beside it (`ddgan bench`).
+
+A call is what a user waits for: x_T, latents, noise, T network evaluations, posterior steps and uint8 images. Engines take turns, so that
+what else the machine does meets all of them.
+"""
+
+import statistics
+import time
+
+import torch
+
+from ddgan_fast.diffusion import denoise, draw_start
+from ddgan_fast.errors import InputError
+from ddgan_fast.models.layers import init_uniform
+from ddgan_fast.sampling import engine as engines
+
+WARM_UP = {"cuda": 10, "cpu": 1}
+
+
+def randomise(generator, seed=0):
+    """Give every layer weights of full size, so that no branch of the network vanishes as in a fresh one; the same ones for a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in generator.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module.weight.std() < 1e-3:
+                init_uniform(module)
+
+
+def latency(calls, device, iterations):
+    """{name: seconds of each call, sorted} of {name: function without arguments}, which take turns after WARM_UP calls each.
+
+    On a GPU, seconds between events around the call on a device that was idle.
+    """
+    once = _gpu_seconds if device.type == "cuda" else _host_seconds
+    for call in calls.values():
+        for _ in range(WARM_UP[device.type]):
+            call()
+    taken = {name: [] for name in calls}
+    for _ in range(iterations):
+        for name, call in calls.items():
+            taken[name].append(once(call))
+    return {name: sorted(seconds) for name, seconds in taken.items()}
+
+
+def _host_seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _gpu_seconds(call):
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def percentile(values, percent):
+    """The value below which so many percent of sorted values lie, by the nearest rank."""
+    return values[min(len(values) - 1, int(len(values) * percent / 100))]
+
+
+class Truth:
+    """What the plain network in float32 draws, and each of its evaluations on the way; `errors` compares a Sampler with it."""
+
+    @torch.no_grad()
+    def __init__(self, generator, schedule, seeds):
+        """generator: in float32, on its device."""
+        self.sampler = engines.build("eager", generator, schedule, "fp32")
+        self.seeds, self.calls = torch.tensor(list(seeds), device=self.sampler.device), []
+        x, self.z = draw_start(self.seeds, generator.config, schedule.steps)
+
+        def recording(x_t, t, z):
+            self.calls.append((x_t, int(t[0]), generator(x_t, t, z)))
+            return self.calls[-1][2]
+
+        with self.sampler.convolutions():
+            self.images = denoise(recording, schedule, self.sampler.placed(x), self.z, seeds=self.seeds)
+
+    @torch.no_grad()
+    def errors(self, sampler):
+        """(largest |got - want| / |want| of a network evaluation, in Euclidean norms; mean |difference| of the images in 255ths)."""
+        network = sampler.network
+        evaluate = network.bind(self.z) if hasattr(network, "bind") else None
+        worst = 0.0
+        for x_t, t, want in self.calls:
+            x_t = sampler.placed(x_t)
+            with sampler.convolutions():
+                if evaluate:
+                    got = evaluate(x_t, t)
+                else:
+                    got = network(x_t, torch.full((len(x_t),), t, device=x_t.device), None if self.z is None else self.z[t].to(x_t))
+            worst = max(worst, ((got.float() - want).norm() / want.norm()).item())
+        images = sampler.sample(self.seeds.tolist())
+        return worst, 127.5 * (images.float().clamp(-1, 1) - self.images.clamp(-1, 1)).abs().mean().item()
+
+
+def measure(pipe, names, batch_sizes, iterations, precision="fp32", progress=lambda text: None):
+    """Rows {engine, precision, batch, nfe, ms_p50, ms_p90, images_per_s, max_error, image_error} of engines of a DDGANPipeline.
+
+    names: of sampling.engine.ENGINES, or "auto"; a row names the engine that ran.  max_error, image_error: as `Truth.errors`.
+    Raises InputError for a network of points, and as sampling.engine.build.
+    """
+    if len(pipe.config.model.sample_shape) != 3:
+        raise InputError(f"bench: {pipe.config.name} draws 2-D points; give a model of images")
+    truth = Truth(pipe.generator, pipe.schedule, range(2))
+    samplers = {}
+    for name in names:
+        progress(f"building engine {name}")
+        samplers[name] = engines.build(name, pipe.generator, pipe.schedule, precision)
+    rows = []
+    for batch in batch_sizes:
+        progress(f"batch {batch}")
+        calls = {name: lambda sampler=sampler: sampler.sample(range(batch), as_uint8=True) for name, sampler in samplers.items()}  # noqa: B023
+        for name, seconds in latency(calls, pipe.device, iterations).items():
+            error, image_error = truth.errors(samplers[name])
+            chosen = engines.choose(pipe.device, pipe.config.model.network)[0] if name == "auto" else name
+            rows.append({
+                "engine": name if name == chosen else f"auto ({chosen})", "precision": precision, "batch": batch,
+                "nfe": pipe.config.diffusion.steps, "ms_p50": round(1e3 * statistics.median(seconds), 3),
+                "ms_p90": round(1e3 * percentile(seconds, 90), 3), "images_per_s": round(batch / statistics.median(seconds), 2),
+                "max_error": float(f"{error:.2e}"), "image_error": float(f"{image_error:.2e}"),
+            })  # fmt: skip
+    return rows

@@ -1,0 +1,87 @@
+"""Engines: how a network runs. Each draws the same images up to rounding; `auto` is the fastest that this device has."""
+
+import copy
+import os
+import shutil
+
+import torch
+
+from ddgan_fast.errors import InputError, MissingError
+from ddgan_fast.models import memory_format
+from ddgan_fast.models.inference import optimize_for_sampling
+from ddgan_fast.ops import backend
+from ddgan_fast.sampling.generate import Sampler
+from ddgan_fast.sampling.graph import GraphSampler
+
+ENGINES = {
+    "eager": "the plain network, operation by operation",
+    "folded": "the folded form of the network (models/inference.py), operation by operation",
+    "compile": "the folded form through torch.compile, on plain torch operations",
+    "graph": "the folded form and all T steps in one CUDA graph",
+}
+PRECISIONS = {  # (dtype, whether float32 convolutions may use TF32)
+    "fp32": (torch.float32, False),
+    "tf32": (torch.float32, True),
+    "bf16": (torch.bfloat16, None),
+    "fp16": (torch.float16, None),
+}
+
+
+def refuses(engine, device):
+    """Why an engine cannot run on a device, with the remedy; None where it can."""
+    if engine == "graph" and device.type != "cuda":
+        return f"it needs a CUDA device, and the model is on {device.type}: move it with --device cuda or pipe.to('cuda')"
+    if engine == "compile":
+        if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+            return "torch.compile needs a C++ compiler on a CPU: apt-get install g++, or set CXX"
+        if device.type == "cuda" and not backend.HAS_TRITON:
+            return "torch.compile needs Triton on a GPU: pip install triton"
+    return None
+
+
+def choose(device, network="unet"):
+    """(the engine that `auto` stands for, why)."""
+    if network != "unet":
+        return "eager", "a network for points has nothing to fold"
+    if device.type == "cuda":
+        return "graph", "one launch per batch"
+    return "folded", "the fastest of the engines measured on a CPU (benchmarks/results/cpu/sample.csv)"
+
+
+def build(engine, generator, schedule, precision=None):
+    """The Sampler of a generator (models.build_generator, in eval mode) on its device.
+
+    engine: a name of ENGINES, or "auto".  precision: a name of PRECISIONS, or None for the generator's dtype.
+    Raises InputError for an unknown name and for what the network does not have, MissingError for what is not there on this machine.
+    """
+    network, device = generator.config.network, schedule.posterior.device
+    if engine not in ("auto", *ENGINES):
+        raise InputError(f"engine {engine!r}: there are auto, {', '.join(ENGINES)}")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
+    if precision == "tf32" and device.type != "cuda":
+        raise MissingError("precision 'tf32': a CUDA device has it; take fp32")
+    engine = choose(device, network)[0] if engine == "auto" else engine
+    if reason := refuses(engine, device):
+        raise MissingError(f"engine {engine!r}: {reason}")
+    if network != "unet" and engine != "eager":
+        raise InputError(f"engine {engine!r}: a network for points has no folded form; take eager or auto")
+    dtype, allow_tf32 = PRECISIONS.get(precision, (next(generator.parameters()).dtype, None))
+    if engine == "eager":
+        generator = generator if dtype == next(generator.parameters()).dtype else copy.deepcopy(generator).to(dtype)
+        return Sampler(generator, schedule, dtype, memory_format(device), allow_tf32)
+    form = optimize_for_sampling(generator, schedule, dtype, device)
+    if engine == "compile":
+        form.net.unet = _compiled(form.net.unet)
+    return (GraphSampler if engine == "graph" else Sampler)(form, schedule, dtype, torch.channels_last, allow_tf32)
+
+
+def _compiled(unet):
+    """torch.compile of a network on the plain torch operations, which it fuses itself."""
+    run = torch.compile(unet, dynamic=False)
+
+    def call(*arguments):
+        with backend.force("reference"):
+            return run(*arguments)
+
+    return call
