@@ -5,7 +5,7 @@
 #include "philox.h"
 
 // Python reads this text in the file before it loads the library; the number changes with any schema.
-extern "C" __attribute__((visibility("default"), used)) const char ddgan_extension_abi[] = "ddgan_fast extension abi 1;";
+extern "C" __attribute__((visibility("default"), used)) const char ddgan_extension_abi[] = "ddgan_fast extension abi 2;";
 
 namespace ddgan {
 namespace {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -40,11 +41,12 @@ AOTITorchError aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes_ptr, 
                                         int32_t dtype, int32_t device_type, int32_t device_index,
                                         AtenTensorHandle* ret_new_tensor);
 AOTITorchError torch_parallel_for(int64_t begin, int64_t end, int64_t grain_size, ParallelFunc func, void* ctx);
+AOTITorchError torch_get_num_threads(uint32_t* out_num_threads);
 AOTITorchError aoti_torch_create_device_guard(int32_t device_index, DeviceGuardHandle* ret_guard);
 AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle guard);
 
-AOTITorchError aoti_torch_library_init_def(const char* ns, const char* file, uint32_t line,
-                                           TorchLibraryHandle* ret_new_torch_lib);
+AOTITorchError aoti_torch_library_init_fragment(const char* ns, const char* file, uint32_t line,
+                                                TorchLibraryHandle* ret_new_torch_lib);
 AOTITorchError aoti_torch_library_init_impl(const char* ns, const char* k, const char* file, uint32_t line,
                                             TorchLibraryHandle* ret_new_torch_lib);
 AOTITorchError aoti_torch_library_def(TorchLibraryHandle self, const char* schema);
@@ -111,13 +113,18 @@ class Tensor {
 
 inline Tensor tensor(StableIValue value) { return Tensor(reinterpret_cast<AtenTensorHandle>(value)); }
 inline int64_t integer(StableIValue value) { return static_cast<int64_t>(value); }
+inline double number(StableIValue value) {
+  double out;
+  memcpy(&out, &value, sizeof out);
+  return out;
+}
 
 // Registers schemas, or the kernels of one dispatch key, for as long as the library is loaded. Made while the library is
 // loaded, where an exception would end the process: what cannot be registered is left out, and Python looks for it.
 class Library {
  public:
   Library(const char* ns, void (*fill)(Library&)) {
-    if (aoti_torch_library_init_def(ns, __FILE__, __LINE__, &handle_) == 0) fill(*this);
+    if (aoti_torch_library_init_fragment(ns, __FILE__, __LINE__, &handle_) == 0) fill(*this);
   }
   Library(const char* ns, const char* key, void (*fill)(Library&)) {
     if (aoti_torch_library_init_impl(ns, key, __FILE__, __LINE__, &handle_) == 0) fill(*this);

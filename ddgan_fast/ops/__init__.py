@@ -1,6 +1,7 @@
 """The operations that the networks and the sampler are made of, each with a plain torch reference and faster backends."""
 
 from ddgan_fast.ops.arguments import layout_of
+from ddgan_fast.ops.conv3x3 import conv3x3, winograd_weight
 from ddgan_fast.ops.fir import fir_blur, fir_down2, fir_up2
 from ddgan_fast.ops.group_norm import adaptive_group_norm
 from ddgan_fast.ops.philox import philox_normal
@@ -11,6 +12,7 @@ from ddgan_fast.ops.residual import residual_join
 
 __all__ = [
     "adaptive_group_norm",
+    "conv3x3",
     "fir_blur",
     "fir_down2",
     "fir_up2",
@@ -21,4 +23,5 @@ __all__ = [
     "posterior_step",
     "q_sample_pair",
     "residual_join",
+    "winograd_weight",
 ]

@@ -11,7 +11,7 @@ import torch
 from ddgan_fast.ops.backend import transformed
 
 PACKAGE = Path(__file__).parents[1]
-ABI = b"ddgan_fast extension abi 1;"  # a text in csrc/posterior.cpp and .cu; it changes with any schema
+ABI = b"ddgan_fast extension abi 2;"  # a text in csrc/posterior.cpp and .cu; it changes with any schema
 OPS = (
     "posterior_step",
     "posterior_step_seeded",
@@ -21,6 +21,7 @@ OPS = (
     "philox_normal",
     "philox_words",
 )
+CPU_OPS = ("conv3x3",)  # on a CPU alone
 REBUILD = "rebuild: pip install --no-cache-dir --force-reinstall --no-deps . (or -e . in place of the last point)"
 
 
@@ -41,7 +42,7 @@ def load(name, key, package=PACKAGE):
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path} does not fit torch {torch.__version__} or this machine ({error.__cause__ or error}); {REBUILD}"
-    absent = [op for op in OPS if not _registered(f"ddgan_cpp::{op}", key)]
+    absent = [op for op in OPS + CPU_OPS * (key == "CPU") if not _registered(f"ddgan_cpp::{op}", key)]
     return f"{path} left out {', '.join(absent)} in torch {torch.__version__}; {REBUILD}" if absent else None
 
 
