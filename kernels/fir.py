@@ -113,8 +113,9 @@ def down_kernel(
         at = b * channels * out_height * out_width
         at += offsets(c, out_row * out_width + out_column, channels, out_height * out_width, CHANNELS_LAST)
         live = live_c & (out_column < out_width)
-        value = ((x0 + x3) * 0.125 + (x1 + x2) * 0.375) * gain
-        tl.store(resampled + at, value.to(resampled.dtype.element_ty), mask=live)
+        if resampled is not None:
+            value = ((x0 + x3) * 0.125 + (x1 + x2) * 0.375) * gain
+            tl.store(resampled + at, value.to(resampled.dtype.element_ty), mask=live)
         if NORM:
             value = ((y0 + y3) * 0.125 + (y1 + y2) * 0.375) * gain
             tl.store(y + at, value.to(y.dtype.element_ty), mask=live)
@@ -167,10 +168,11 @@ def up_kernel(
             x, row + 1, column, c, live_c, channels, height, width, m, r, s, t, True, NORM, SWISH, ACC, CHANNELS_LAST
         )
         near, far = 0.75 * gain, 0.25 * gain
-        store_quad(
-            resampled, at, 2 * row, 2 * column, c, live_c, channels, out_height, out_width,
-            far * xe0 + near * xe1, far * xo0 + near * xo1, near * xe1 + far * xe2, near * xo1 + far * xo2, CHANNELS_LAST,
-        )  # fmt: skip
+        if resampled is not None:
+            store_quad(
+                resampled, at, 2 * row, 2 * column, c, live_c, channels, out_height, out_width,
+                far * xe0 + near * xe1, far * xo0 + near * xo1, near * xe1 + far * xe2, near * xo1 + far * xo2, CHANNELS_LAST,
+            )  # fmt: skip
         if NORM:
             store_quad(
                 y, at, 2 * row, 2 * column, c, live_c, channels, out_height, out_width,
@@ -180,8 +182,8 @@ def up_kernel(
         ye1, yo1, xe1, xo1 = ye2, yo2, xe2, xo2
 
 
-def launch(kernel, x, out_size, steps, gain, norm, **others):
-    """(fir(y) or None, fir(x), mean, rstd): one launch.
+def launch(kernel, x, out_size, steps, gain, norm, with_x, **others):
+    """(fir(y) or None, fir(x) or None, mean, rstd): one launch.
 
     out_size: (height, width).  steps: (rows, columns) that programs share out.  norm: None, or (scale, shift, stats, groups, eps, swish).
     """
@@ -189,11 +191,11 @@ def launch(kernel, x, out_size, steps, gain, norm, **others):
     scale, shift, stats, groups, eps, swished = norm or (None, None, None, 1, 0.0, False)
     shape = Shape(x, None, groups)
     layout = torch.channels_last if shape.channels_last else torch.contiguous_format
-    resampled = torch.empty((batch, channels, *out_size), dtype=x.dtype, device=x.device, memory_format=layout)
-    y, mean, rstd = None, None, None
+    out = torch.empty((batch, channels, *out_size), dtype=x.dtype, device=x.device, memory_format=layout)
+    y, resampled, mean, rstd = None, out if with_x else None, None, None
     if norm:
         stats = partial_stats(x, shape.channels_last) if stats is None else stats
-        y = torch.empty_like(resampled)
+        y = torch.empty_like(out) if with_x else out
         mean, rstd = (x.new_empty((batch, groups), dtype=shape.accumulate[1]) for _ in range(2))
         group_channels, c = shape.group_channels, shape.c
     else:  # every channel for itself
@@ -213,18 +215,18 @@ def launch(kernel, x, out_size, steps, gain, norm, **others):
     return y, resampled, mean, rstd
 
 
-def down2(x, gain=1.0, norm=None):
+def down2(x, gain=1.0, norm=None, with_x=True):
     """Half the size, times `gain`."""
     out_size = x.shape[2] // 2, x.shape[3] // 2
-    return launch(down_kernel, x, out_size, out_size, gain, norm, STEP=2, pad=1)
+    return launch(down_kernel, x, out_size, out_size, gain, norm, with_x, STEP=2, pad=1)
 
 
 def blur(x, pad):
     """The filter alone: pad - 1.5 pixels wider on each side."""
     out_size = x.shape[2] + 2 * pad - 3, x.shape[3] + 2 * pad - 3
-    return launch(down_kernel, x, out_size, out_size, 1.0, None, STEP=1, pad=pad)
+    return launch(down_kernel, x, out_size, out_size, 1.0, None, True, STEP=1, pad=pad)
 
 
-def up2(x, out_size, gain=1.0, norm=None):
+def up2(x, out_size, gain=1.0, norm=None, with_x=True):
     """Twice the size, times `gain`; out_size: (height, width), twice that of x or one more."""
-    return launch(up_kernel, x, out_size, tuple(-(-size // 2) for size in out_size), gain, norm)
+    return launch(up_kernel, x, out_size, tuple(-(-size // 2) for size in out_size), gain, norm, with_x)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.models.layers import EPS, AdaGN, Attention, Features, PlainGN, PyramidDown, ResBlock, without_bias
-from ddgan_fast.ops import adaptive_group_norm, pointwise_join, residual_join
+from ddgan_fast.models.layers import EPS, AdaGN, Attention, Features, PyramidDown, ResBlock, without_bias
+from ddgan_fast.ops import adaptive_group_norm, conv3x3, extension, fir_up2, pointwise_join, residual_join, winograd_weight
+from ddgan_fast.ops.pointwise_join import pointwise
 from ddgan_fast.ops.residual import SCALE
 
 MOST_MERGED = 4  # channels of a pyramid up to which a 6x6 convolution costs less than a blur and a 3x3 one
@@ -30,7 +31,7 @@ class FoldedGenerator(nn.Module):
         """generator: models.generator.Generator, which is copied; steps: T of the schedule."""
         super().__init__()
         self.config, self.steps = generator.config, steps
-        self.net = copy.deepcopy(generator).double().eval().requires_grad_(False)
+        self.net = copy.deepcopy(generator).to(dtype=torch.float64, memory_format=torch.channels_last).eval().requires_grad_(False)
         for parent, name, block in list(_modules(self.net, ResBlock)):
             setattr(parent, name, FoldedBlock(block))
         self.register_buffer("time_table", None)  # [T, R]: what each t adds behind the first convolution of all blocks, R channels in all
@@ -95,13 +96,17 @@ class FoldedBlock(nn.Module):
 
     def forward(self, features, time, w, skip=None):
         x, stats = features
-        options = {"fir": self.fir} if skip is None else {"skip": skip.x, "skip_stats": skip.stats, "concat": not self.fused}
+        options = {"fir": self.fir, "fir_x": not self.commuted}
+        if skip is not None:
+            options = {"skip": skip.x, "skip_stats": skip.stats, "concat": not self.fused}
         h = self.norm0(x, w, swish=True, stats=stats, **options)
-        if self.commuted:
-            h = h[0]
-        elif isinstance(h, tuple):
+        if isinstance(h, tuple):
             h, x = h
-        h = self.norm1(without_bias(self.conv0, h), w, swish=True, bias=self.conv0.bias, embedding=self.time(time))
+        in_place = isinstance(self.conv0, TransformedConv)  # adds its bias itself
+        h = self.conv0(h) if in_place else without_bias(self.conv0, h)
+        h = self.norm1(h, w, swish=True, bias=None if in_place else self.conv0.bias, embedding=self.time(time))
+        if isinstance(self.conv1, TransformedConv):
+            return Features(self.conv1(h, join=self._shortcut(x, skip), scale=self.scale))
         h, bias = without_bias(self.conv1, h), self.conv1.bias
         if self.shortcut is None:
             return Features(*residual_join(x, h, None, bias, with_stats=True, scale=self.scale))
@@ -110,6 +115,25 @@ class FoldedBlock(nn.Module):
             return Features(*pointwise_join(x, weight, h, self.shortcut.bias, bias, skip, with_stats=True, scale=self.scale))
         x = without_bias(self.shortcut, x)
         return Features(*residual_join(x, h, self.shortcut.bias, bias, with_stats=True, up=self.commuted, scale=self.scale))
+
+    def _shortcut(self, x, skip):
+        """What the second convolution is joined with."""
+        if self.shortcut is None:
+            return x
+        x = pointwise(x, self.shortcut.weight[:, :, 0, 0], skip.x if self.fused and skip is not None else None)
+        return fir_up2(x) if self.commuted else x
+
+
+class TransformedConv(nn.Module):
+    """A 3x3 convolution with its weight transformed for `ops.conv3x3`, and what follows it in the same pass."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.register_buffer("transformed", winograd_weight(conv.weight))
+
+    def forward(self, x, join=None, scale=1.0):
+        return conv3x3(x, self.weight, self.transformed, self.bias, join, scale)
 
 
 class FoldedAttention(nn.Module):
@@ -144,9 +168,9 @@ class MergedPyramid(nn.Module):
         super().__init__()
         weight = down.conv.weight
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=weight.dtype, device=weight.device) / 8
-        merged = F.conv2d(weight.reshape(-1, 1, 3, 3), torch.outer(taps, taps)[None, None], padding=3)
+        merged = F.conv2d(weight.reshape(-1, 1, 3, 3), torch.outer(taps, taps)[None, None], padding=3).reshape(*weight.shape[:2], 6, 6)
         self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], 6, stride=2, padding=2)
-        self.conv.weight = nn.Parameter(merged.reshape(*weight.shape[:2], 6, 6), requires_grad=False)
+        self.conv.weight = nn.Parameter(merged.contiguous(memory_format=torch.channels_last))
         self.conv.bias = down.conv.bias
 
     def forward(self, pyramid, features):
@@ -214,15 +238,32 @@ def merge_pyramid(form):
             setattr(parent, name, MergedPyramid(down))
 
 
+def transform_convolutions(form):
+    """The 3x3 convolutions of stride 1 are done by Winograd, which adds biases and joins in its last pass (on a CPU, in float32)."""
+    for _, _, block in _modules(form.net, FoldedBlock):
+        if block.shortcut is not None:
+            block.conv1.bias.add_(block.shortcut.bias)
+            block.shortcut.bias = None
+        block.conv0, block.conv1 = TransformedConv(block.conv0), TransformedConv(block.conv1)
+    form.net.conv_out = TransformedConv(form.net.conv_out)
+
+
 TRANSFORMATIONS = fold_time, batch_styles, fold_attention, fold_scale, commute_shortcuts, fuse_shortcuts, merge_pyramid
 
 
+def transformations_for(device, dtype):
+    """The transformations that pay on a device."""
+    by_winograd = device.type == "cpu" and dtype == torch.float32 and not extension.MISSING
+    return (*TRANSFORMATIONS, transform_convolutions) if by_winograd else TRANSFORMATIONS
+
+
 @torch.no_grad()
-def optimize_for_sampling(generator, schedule, dtype=None, device=None, transformations=TRANSFORMATIONS):
+def optimize_for_sampling(generator, schedule, dtype=None, device=None, transformations=None):
     """The folded form of a generator, which stays as it is: a FoldedGenerator in eval mode, in channels_last, without gradients.
 
     generator: models.generator.Generator.  schedule: diffusion.Schedule.  dtype: of convolutions and activations, by default the
     generator's; norms, mapping and tables are float32 or wider.  device: by default the generator's.
+    transformations: by default `transformations_for` the device.
     Equal to the generator to 1e-5 relative in float32.  Raises InputError for another network, which has nothing to fold.
     """
     if generator.config.network != "unet":
@@ -230,15 +271,17 @@ def optimize_for_sampling(generator, schedule, dtype=None, device=None, transfor
     weight = generator.conv_in.weight
     dtype, device = dtype or weight.dtype, torch.device(device or weight.device)
     form = FoldedGenerator(generator, schedule.steps)
-    for transformation in transformations:
+    for transformation in transformations_for(device, dtype) if transformations is None else transformations:
         transformation(form)
     wide = torch.promote_types(dtype, torch.float32)
-    form.to(device=device, dtype=wide, memory_format=torch.channels_last)
+    form.to(device=device, dtype=wide)
     for module in form.net.modules():
-        parts = [module] if isinstance(module, nn.Conv2d) else module.children() if isinstance(module, Attention | FoldedAttention) else ()
-        for part in parts:
-            if not isinstance(part, PlainGN):
-                part.to(dtype)
+        if isinstance(module, nn.Conv2d | TransformedConv):
+            module.to(dtype)
+        elif isinstance(module, Attention | FoldedAttention):
+            for linear in module.children():
+                if isinstance(linear, nn.Linear):
+                    linear.to(dtype)
     return form.requires_grad_(False)
 
 

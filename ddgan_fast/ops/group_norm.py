@@ -1,5 +1,7 @@
 """Adaptive group normalisation, with Swish and FIR resampling behind it (paper C.1; Karras et al. 2019)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +18,7 @@ MOST_GROUP_CHANNELS = 512
 
 def adaptive_group_norm(
     x, scale, shift, groups, eps=1e-6, swish=False, fir=None, skip=None, *,
-    bias=None, embedding=None, stats=None, skip_stats=None, concat=False,
+    bias=None, embedding=None, stats=None, skip_stats=None, concat=False, fir_x=True,
 ):  # fmt: skip
     """y = scale * norm(x + bias + embedding) + shift (no 1 + scale), then Swish, then FIR resampling.
 
@@ -25,14 +27,15 @@ def adaptive_group_norm(
     bias [C] of the convolution before and embedding [B, C] of the time may be left to this op: adding them costs it nothing.
     stats, skip_stats: partial statistics of x and skip from `residual_join`, which save a pass over them; they must be of these tensors.
     Rows (scale, shift, bias, embedding) have x's dtype or float32.
-    fir: None returns y; "up" or "down" returns (fir(y), fir(x)), of twice or half the size; concat: returns (y, x with skip behind it).
+    fir: None returns y; "up" or "down" returns (fir(y), fir(x)), of twice or half the size, with fir_x=False fir(y) alone.
+    concat: returns (y, x with skip behind it).
     Gradients: first and second order, to x, skip, scale, shift, bias and embedding; the second by the plain formula on every backend.
     Raises InputError for arguments that do not fit.
     """
     _check(x, scale, shift, groups, fir, skip, bias, embedding, concat)
     _check_stats(x, skip, stats, skip_stats)
     run = pick(OP, BACKENDS, x, skip, groups)
-    return run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat)
+    return run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat, fir_x)
 
 
 def _check(x, scale, shift, groups, fir, skip, bias, embedding, concat):
@@ -69,7 +72,7 @@ def _check_stats(x, skip, stats, skip_stats):
             raise InputError(f"{OP}: {name} has dtype {given.dtype}; it must be {wide_of(x)}")
 
 
-def reference(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat):
+def reference(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat, fir_x=True):
     """adaptive_group_norm in plain torch; `stats` are not needed."""
     x = x if skip is None else torch.cat((x, skip), dim=1)
     added = [rows[..., None, None] for rows in (bias, embedding) if rows is not None]
@@ -78,7 +81,7 @@ def reference(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, s
     y = scale[..., None, None] * _norm(moved, groups, eps) + shift[..., None, None]
     y = (F.silu(y) if swish else y).to(x.dtype)
     if fir:
-        return RESAMPLE[fir](y), RESAMPLE[fir](x)
+        return (RESAMPLE[fir](y), RESAMPLE[fir](x)) if fir_x else RESAMPLE[fir](y)
     return (y, x) if concat else y
 
 
@@ -140,14 +143,16 @@ def group_norm_backward(
 
 @torch.library.custom_op("ddgan_fast::group_norm_fir", mutates_args=())
 def group_norm_fir(
-    x: Tensor, scale: Tensor, shift: Tensor, stats: Tensor | None, groups: int, eps: float, swish: bool, up: bool
+    x: Tensor, scale: Tensor, shift: Tensor, stats: Tensor | None, groups: int, eps: float, swish: bool, up: bool, with_x: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(fir(y), fir(x), mean, rstd)."""
+    """(fir(y), fir(x), mean, rstd); the second is empty without `with_x`."""
     from ddgan_fast.kernels import fir
 
     norm = scale, shift, stats, groups, eps, swish
     with torch.cuda.device_of(x):
-        return fir.up2(x, (2 * x.shape[2], 2 * x.shape[3]), norm=norm) if up else fir.down2(x, norm=norm)
+        run = partial(fir.up2, x, (2 * x.shape[2], 2 * x.shape[3])) if up else partial(fir.down2, x)
+        y, resampled, mean, rstd = run(norm=norm, with_x=with_x)
+    return y, resampled if with_x else x.new_empty(0), mean, rstd
 
 
 @group_norm.register_fake
@@ -168,10 +173,10 @@ def _(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, eps, swish, 
 
 
 @group_norm_fir.register_fake
-def _(x, scale, shift, stats, groups, eps, swish, up):
+def _(x, scale, shift, stats, groups, eps, swish, up, with_x):
     height, width = (2 * size if up else size // 2 for size in x.shape[2:])
     mean, rstd = (x.new_empty((x.shape[0], groups), dtype=wide_of(x)) for _ in range(2))
-    return resized(x, height, width), resized(x, height, width), mean, rstd
+    return resized(x, height, width), resized(x, height, width) if with_x else x.new_empty(0), mean, rstd
 
 
 def _keep(ctx, inputs, output):
@@ -209,18 +214,18 @@ def _gradients(dy, dcat, x, skip, bias, embedding, scale, shift, mean, rstd, opt
 
 
 def _keep_fir(ctx, inputs, output):
-    x, scale, shift, _, _, eps, swish, up = inputs
-    ctx.options, ctx.up = (eps, swish), up
+    x, scale, shift, _, _, eps, swish, up, with_x = inputs
+    ctx.options, ctx.up, ctx.with_x = (eps, swish), up, with_x
     ctx.save_for_backward(x, scale, shift, output[2], output[3])
-    ctx.mark_non_differentiable(*output[2:])
+    ctx.mark_non_differentiable(*output[2:], *(() if with_x else output[1:2]))
 
 
 def _backward_fir(ctx, dy, dresampled, *_):
     x, scale, shift, mean, rstd = ctx.saved_tensors
-    dense = [gradient.contiguous(memory_format=layout_of(x)) for gradient in (dy, dresampled)]
-    dy, dx = (adjoint_of_up2(g) if ctx.up else adjoint_of_down2(g, *x.shape[2:]) for g in dense)
+    dense = [gradient.contiguous(memory_format=layout_of(x)) for gradient in (dy, dresampled)[: 1 + ctx.with_x]]
+    dy, dx = [*(adjoint_of_up2(g) if ctx.up else adjoint_of_down2(g, *x.shape[2:]) for g in dense), None][:2]
     dx, _, _, _, dscale, dshift = _gradients(dy, dx, x, None, None, None, scale, shift, mean, rstd, ctx.options, False)
-    return dx, dscale, dshift, *[None] * 5
+    return dx, dscale, dshift, *[None] * 6
 
 
 def _keep_backward(ctx, inputs, output):
@@ -258,15 +263,16 @@ group_norm_backward.register_autograd(_second_order, setup_context=_keep_backwar
 group_norm_fir.register_autograd(_backward_fir, setup_context=_keep_fir)
 
 
-def _run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat):
+def _run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat, fir_x):
     """adaptive_group_norm by the kernels; with fir and more than x, y and x go to memory in between."""
     if fir and skip is None and bias is None and embedding is None:
-        return group_norm_fir(x, dense_row(scale), dense_row(shift), stats, groups, eps, swish, fir == "up")[:2]
+        y, resampled, _, _ = group_norm_fir(x, dense_row(scale), dense_row(shift), stats, groups, eps, swish, fir == "up", fir_x)
+        return (y, resampled) if fir_x else y
     rows = [dense_row(row) for row in (bias, embedding, scale, shift)]
-    joined = concat or bool(fir and skip is not None)
+    joined = concat or bool(fir and fir_x and skip is not None)
     y, cat, _, _ = group_norm(x, skip, *rows, stats, skip_stats, groups, eps, swish, joined)
     if fir:
-        return RESAMPLE[fir](y), RESAMPLE[fir](cat if joined else x)
+        return (RESAMPLE[fir](y), RESAMPLE[fir](cat if joined else x)) if fir_x else RESAMPLE[fir](y)
     return (y, cat) if concat else y
 
 

@@ -38,8 +38,14 @@ def pointwise_join(x, weight, h, bias=None, h_bias=None, skip=None, with_stats=F
 
 def reference(x, weight, h, bias, h_bias, skip, with_stats, scale):
     """pointwise_join by torch's convolution and whichever residual_join there is."""
-    x = x if skip is None else torch.cat((x, skip), dim=1)
-    return residual_join(F.conv2d(x, weight[..., None, None]), h, bias, h_bias, with_stats, scale=scale)
+    return residual_join(pointwise(x, weight, skip), h, bias, h_bias, with_stats, scale=scale)
+
+
+def pointwise(x, weight, skip=None):
+    """The 1x1 convolution of [x, skip] in plain torch, without the concatenation; arguments as in `pointwise_join`."""
+    channels, weight = x.shape[1], weight[..., None, None]
+    y = F.conv2d(x, weight[:, :channels])
+    return y if skip is None else y + F.conv2d(skip, weight[:, channels:])
 
 
 @torch.library.custom_op("ddgan_fast::pointwise_join", mutates_args=())

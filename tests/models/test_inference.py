@@ -9,7 +9,9 @@ from ddgan_fast.config import override, preset
 from ddgan_fast.diffusion import Schedule, denoise
 from ddgan_fast.errors import InputError
 from ddgan_fast.models import build_generator
-from ddgan_fast.models.inference import TRANSFORMATIONS, MergedPyramid, optimize_for_sampling
+from ddgan_fast.models.inference import TRANSFORMATIONS, MergedPyramid, optimize_for_sampling, transform_convolutions
+
+ALL = (*TRANSFORMATIONS, transform_convolutions)
 
 SMALL = {"resolution": 16, "channels": 16, "channel_mult": (1, 2, 2), "blocks": 1, "attention": (8,), "latent_dim": 8, "embedding_dim": 24}
 FORMS = {
@@ -37,8 +39,8 @@ def network(changes):
     return generator, Schedule.of(config.diffusion), x, z
 
 
-CASES = [("usual", transformations) for transformations in ((), *[(f,) for f in TRANSFORMATIONS])]
-CASES += [(name, TRANSFORMATIONS) for name in FORMS]
+CASES = [("usual", transformations) for transformations in ((), *[(f,) for f in ALL], TRANSFORMATIONS)]
+CASES += [(name, ALL) for name in FORMS]
 
 
 @pytest.mark.parametrize(
