@@ -8,7 +8,7 @@
 
 // Python reads this text in the file before it loads the library; see posterior.cpp.
 extern "C" __attribute__((visibility("default"), used)) const char ddgan_extension_abi_cuda[] =
-    "ddgan_fast extension abi 1;";
+    "ddgan_fast extension abi 2;";
 
 namespace ddgan {
 namespace {

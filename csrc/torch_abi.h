@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -111,6 +112,11 @@ class Tensor {
 
 inline Tensor tensor(StableIValue value) { return Tensor(reinterpret_cast<AtenTensorHandle>(value)); }
 inline int64_t integer(StableIValue value) { return static_cast<int64_t>(value); }
+inline double number(StableIValue value) {
+  double number;
+  memcpy(&number, &value, sizeof number);
+  return number;
+}
 
 // Registers schemas, or the kernels of one dispatch key, for as long as the library is loaded. Made while the library is
 // loaded, where an exception would end the process: what cannot be registered is left out, and Python looks for it.

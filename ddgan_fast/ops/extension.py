@@ -11,7 +11,7 @@ import torch
 from ddgan_fast.ops.backend import transformed
 
 PACKAGE = Path(__file__).parents[1]
-ABI = b"ddgan_fast extension abi 1;"  # a text in csrc/posterior.cpp and .cu; it changes with any schema
+ABI = b"ddgan_fast extension abi 2;"  # a text in csrc/posterior.cpp and .cu; it changes with any schema
 OPS = (
     "posterior_step",
     "posterior_step_seeded",
@@ -21,6 +21,7 @@ OPS = (
     "philox_normal",
     "philox_words",
 )
+CPU_OPS = "group_norm", "residual_join", "fir_up2", "fir_down2", "fir_blur"  # of _C.so alone
 REBUILD = "rebuild: pip install --no-cache-dir --force-reinstall --no-deps . (or -e . in place of the last point)"
 
 
@@ -41,7 +42,7 @@ def load(name, key, package=PACKAGE):
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path} does not fit torch {torch.__version__} or this machine ({error.__cause__ or error}); {REBUILD}"
-    absent = [op for op in OPS if not _registered(f"ddgan_cpp::{op}", key)]
+    absent = [op for op in (*OPS, *(CPU_OPS if key == "CPU" else ())) if not _registered(f"ddgan_cpp::{op}", key)]
     return f"{path} left out {', '.join(absent)} in torch {torch.__version__}; {REBUILD}" if absent else None
 
 
@@ -87,4 +88,21 @@ def refuses(x, *others):
             return f"dtypes {x.dtype} and {tensor.dtype}; it serves one dtype of float32, bfloat16 and float16"
         if not any(tensor.is_contiguous(memory_format=layout) for layout in formats):
             return f"strides {tuple(x.stride())} and {tuple(tensor.stride())}; it serves one layout, contiguous or channels_last"
+    return None
+
+
+def sampling_refuses(images, rows=()):
+    """Why the ops that serve sampling on a CPU cannot take `images` with `rows` beside them (None in either is passed over), or None."""
+    if MISSING:
+        return MISSING
+    if transformed():
+        return "torch.func and forward-mode differentiation take plain torch"
+    images, rows = ([tensor for tensor in tensors if tensor is not None] for tensors in (images, rows))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*images, *rows)):
+        return "it has no gradient, and one is wanted: call it under torch.no_grad()"
+    for tensor in images:
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            return f"tensors are {tensor.dtype} on {tensor.device.type}; it serves torch.float32 on cpu"
+        if not tensor.is_contiguous(memory_format=torch.channels_last):
+            return f"a tensor has strides {tuple(tensor.stride())}; it serves channels_last"
     return None
