@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ddgan_fast.ops import extension
 from ddgan_fast.ops.arguments import dense_row, require_images, require_like
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 from ddgan_fast.ops.group_norm import stats_shape, wide_of
@@ -25,7 +26,7 @@ def residual_join(x, h, x_bias=None, h_bias=None, with_stats=False):
     require_like(op, "h", h, x, x.shape)
     for name, bias in (("x_bias", x_bias), ("h_bias", h_bias)):
         require_like(op, name, bias, x, x.shape[1:2], dtypes=(torch.float32,))
-    out, stats = pick(op, BACKENDS, x, h)(x, h, x_bias, h_bias, with_stats)
+    out, stats = pick(op, BACKENDS, x, h, x_bias, h_bias)(x, h, x_bias, h_bias, with_stats)
     return (out, stats) if with_stats else out
 
 
@@ -76,4 +77,17 @@ def _run(x, h, x_bias, h_bias, with_stats):
     return out, stats if with_stats else None
 
 
-BACKENDS = {"triton": (lambda x, h: triton_refuses(x, h), _run), "reference": (always, reference)}
+def _cpp(x, h, x_bias, h_bias, with_stats):
+    biases = (x.new_empty(0) if bias is None else dense_row(bias) for bias in (x_bias, h_bias))
+    return torch.ops.ddgan_cpp.residual_join(x, h, *biases, SCALE), None
+
+
+if not extension.MISSING:
+    torch.library.register_fake("ddgan_cpp::residual_join", lambda x, *_: torch.empty_like(x))
+
+
+BACKENDS = {
+    "triton": (lambda x, h, *_: triton_refuses(x, h), _run),
+    "cpp": (lambda x, h, *biases: extension.sampling_refuses((x, h), biases), _cpp),
+    "reference": (always, reference),
+}
