@@ -14,6 +14,7 @@ struct Kernels {
 Kernels baseline_kernels();
 #ifdef DDGAN_AVX2
 Kernels avx2_kernels();
+inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
 namespace {

@@ -3,6 +3,7 @@
 
 #include "cpu.h"
 #include "philox.h"
+#include "unet.h"
 
 // Python reads this text in the file before it loads the library; the number changes with any schema.
 extern "C" __attribute__((visibility("default"), used)) const char ddgan_extension_abi[] = "ddgan_fast extension abi 2;";
@@ -12,8 +13,7 @@ namespace {
 
 const Kernels& kernels() {
 #ifdef DDGAN_AVX2
-  static const Kernels chosen =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2_kernels() : baseline_kernels();
+  static const Kernels chosen = has_avx2() ? avx2_kernels() : baseline_kernels();
 #else
   static const Kernels chosen = baseline_kernels();
 #endif
@@ -67,10 +67,16 @@ void define_all(Library& library) {
       "(Tensor, Tensor)");
   library.define("philox_normal(Tensor seeds, int stream, int step, int count) -> Tensor");
   library.define("philox_words(Tensor seeds, int stream, int step, int count) -> Tensor");
+  define_unet(library);
+}
+
+void implement_cpu(Library& library) {
+  implement_all<Cpu>(library);
+  implement_unet(library);
 }
 
 const Library schemas("ddgan_cpp", define_all);
-const Library cpu_kernels("ddgan_cpp", "CPU", implement_all<Cpu>);
+const Library cpu_kernels("ddgan_cpp", "CPU", implement_cpu);
 
 }  // namespace
 }  // namespace ddgan

@@ -21,7 +21,7 @@ OPS = (
     "philox_normal",
     "philox_words",
 )
-CPU_OPS = ("conv3x3",)  # on a CPU alone
+CPU_OPS = "conv3x3", "group_norm", "residual_join", "fir_up2", "fir_down2", "fir_blur"  # of _C.so alone
 REBUILD = "rebuild: pip install --no-cache-dir --force-reinstall --no-deps . (or -e . in place of the last point)"
 
 
@@ -88,4 +88,21 @@ def refuses(x, *others):
             return f"dtypes {x.dtype} and {tensor.dtype}; it serves one dtype of float32, bfloat16 and float16"
         if not any(tensor.is_contiguous(memory_format=layout) for layout in formats):
             return f"strides {tuple(x.stride())} and {tuple(tensor.stride())}; it serves one layout, contiguous or channels_last"
+    return None
+
+
+def sampling_refuses(images, rows=()):
+    """Why the ops that serve sampling on a CPU cannot take `images` with `rows` beside them (None in either is passed over), or None."""
+    if MISSING:
+        return MISSING
+    if transformed():
+        return "torch.func and forward-mode differentiation take plain torch"
+    images, rows = ([tensor for tensor in tensors if tensor is not None] for tensors in (images, rows))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*images, *rows)):
+        return "it has no gradient, and one is wanted: call it under torch.no_grad()"
+    for tensor in images:
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            return f"tensors are {tensor.dtype} on {tensor.device.type}; it serves torch.float32 on cpu"
+        if not tensor.is_contiguous(memory_format=torch.channels_last):
+            return f"a tensor has strides {tuple(tensor.stride())}; it serves channels_last"
     return None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan_fast.errors import InputError
+from ddgan_fast.ops import extension
 from ddgan_fast.ops.arguments import layout_of, require_images
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 
@@ -132,6 +133,32 @@ up2.register_autograd(_adjoint(lambda g, ctx: adjoint_of_up2(g, ctx.options[2]))
 down2.register_autograd(_adjoint(lambda g, ctx: adjoint_of_down2(g, *ctx.size, ctx.options[0])), setup_context=_keep)
 blur.register_autograd(_adjoint(lambda g, ctx: blur(g, 3 - ctx.options[0])), setup_context=_keep)
 
-UP = {"triton": (triton_refuses, lambda x: up2(x, 2 * x.shape[2], 2 * x.shape[3], 1.0)), "reference": (always, reference_up2)}
-DOWN = {"triton": (triton_refuses, lambda x: down2(x, 1.0)), "reference": (always, reference_down2)}
-BLUR = {"triton": (triton_refuses, lambda x: blur(x, 2)), "reference": (always, reference_blur)}
+
+def _cpp_refuses(x):
+    return extension.sampling_refuses((x,))
+
+
+def _images(x, height, width):
+    return torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+if not extension.MISSING:
+    torch.library.register_fake("ddgan_cpp::fir_up2", lambda x: _images(x, 2 * x.shape[2], 2 * x.shape[3]))
+    torch.library.register_fake("ddgan_cpp::fir_down2", lambda x: _images(x, x.shape[2] // 2, x.shape[3] // 2))
+    torch.library.register_fake("ddgan_cpp::fir_blur", lambda x: _images(x, x.shape[2] + 1, x.shape[3] + 1))
+
+UP = {
+    "triton": (triton_refuses, lambda x: up2(x, 2 * x.shape[2], 2 * x.shape[3], 1.0)),
+    "cpp": (_cpp_refuses, lambda x: torch.ops.ddgan_cpp.fir_up2(x)),
+    "reference": (always, reference_up2),
+}
+DOWN = {
+    "triton": (triton_refuses, lambda x: down2(x, 1.0)),
+    "cpp": (_cpp_refuses, lambda x: torch.ops.ddgan_cpp.fir_down2(x)),
+    "reference": (always, reference_down2),
+}
+BLUR = {
+    "triton": (triton_refuses, lambda x: blur(x, 2)),
+    "cpp": (_cpp_refuses, lambda x: torch.ops.ddgan_cpp.fir_blur(x)),
+    "reference": (always, reference_blur),
+}

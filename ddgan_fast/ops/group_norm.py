@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan_fast.errors import InputError
+from ddgan_fast.ops import extension
 from ddgan_fast.ops.arguments import dense_row, layout_of, require_images, require_like
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 from ddgan_fast.ops.fir import adjoint_of_down2, adjoint_of_up2, fir_down2, fir_up2, resized
@@ -34,7 +35,7 @@ def adaptive_group_norm(
     """
     _check(x, scale, shift, groups, fir, skip, bias, embedding, concat)
     _check_stats(x, skip, stats, skip_stats)
-    run = pick(OP, BACKENDS, x, skip, groups)
+    run = pick(OP, BACKENDS, x, skip, groups, scale, shift, bias, embedding)
     return run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat, fir_x)
 
 
@@ -80,6 +81,11 @@ def reference(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, s
     moved = moved + sum(added[1:], added[0]) if added else moved
     y = scale[..., None, None] * _norm(moved, groups, eps) + shift[..., None, None]
     y = (F.silu(y) if swish else y).to(x.dtype)
+    return _results(y, x, fir, concat, fir_x)
+
+
+def _results(y, x, fir, concat, fir_x):
+    """What adaptive_group_norm returns, from the norm y of x."""
     if fir:
         return (RESAMPLE[fir](y), RESAMPLE[fir](x)) if fir_x else RESAMPLE[fir](y)
     return (y, x) if concat else y
@@ -271,16 +277,36 @@ def _run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats,
     rows = [dense_row(row) for row in (bias, embedding, scale, shift)]
     joined = concat or bool(fir and fir_x and skip is not None)
     y, cat, _, _ = group_norm(x, skip, *rows, stats, skip_stats, groups, eps, swish, joined)
-    if fir:
-        return (RESAMPLE[fir](y), RESAMPLE[fir](cat if joined else x)) if fir_x else RESAMPLE[fir](y)
-    return (y, cat) if concat else y
+    return _results(y, cat if joined else x, fir, concat, fir_x)
 
 
-def _triton_refuses(x, skip, groups):
+def _cpp(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat, fir_x):
+    """adaptive_group_norm by the extension; `stats` are not needed."""
+    nothing = x.new_empty(0)
+    rows = [nothing if row is None else dense_row(row) for row in (bias, embedding, scale, shift)]
+    joined = concat or bool(fir and fir_x and skip is not None)
+    y, cat = torch.ops.ddgan_cpp.group_norm(x, nothing if skip is None else skip, *rows, groups, eps, int(swish), int(joined))
+    return _results(y, cat if joined else x, fir, concat, fir_x)
+
+
+if not extension.MISSING:
+
+    @torch.library.register_fake("ddgan_cpp::group_norm")
+    def _(x, skip, bias, embedding, scale, shift, groups, eps, swish, concat):
+        size = (x.shape[0], x.shape[1] + skip.shape[1], *x.shape[2:]) if skip.dim() == 4 else None
+        y = torch.empty_like(x) if size is None else torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        return y, torch.empty_like(y) if concat else x.new_empty(0)
+
+
+def _triton_refuses(x, skip, groups, *_):
     channels = (x.shape[1] + (0 if skip is None else skip.shape[1])) // groups
     if channels > MOST_GROUP_CHANNELS:
         return f"groups of {channels} channels; the kernels take up to {MOST_GROUP_CHANNELS}"
     return triton_refuses(x, skip)
 
 
-BACKENDS = {"triton": (_triton_refuses, _run), "reference": (always, reference)}
+def _cpp_refuses(x, skip, groups, *rows):
+    return extension.sampling_refuses((x, skip), rows)
+
+
+BACKENDS = {"triton": (_triton_refuses, _run), "cpp": (_cpp_refuses, _cpp), "reference": (always, reference)}

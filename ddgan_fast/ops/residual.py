@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ddgan_fast.ops import extension
 from ddgan_fast.ops.arguments import dense_row, layout_of, require_images, require_like
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 from ddgan_fast.ops.fir import adjoint_of_up2, fir_up2
@@ -30,7 +31,7 @@ def residual_join(x, h, x_bias=None, h_bias=None, with_stats=False, up=False, sc
     require_like(op, "h", h, x, (*x.shape[:2], *(2 * size if up else size for size in x.shape[2:])))
     for name, bias in (("x_bias", x_bias), ("h_bias", h_bias)):
         require_like(op, name, bias, x, x.shape[1:2], dtypes=(torch.float32,))
-    out, stats = pick(op, BACKENDS, x, h)(x, h, x_bias, h_bias, with_stats, up, scale)
+    out, stats = pick(op, BACKENDS, x, h, x_bias, h_bias)(x, h, x_bias, h_bias, with_stats, up, scale)
     return (out, stats) if with_stats else out
 
 
@@ -93,4 +94,17 @@ def _run(x, h, x_bias, h_bias, with_stats, up, scale):
     return out, stats if with_stats else None
 
 
-BACKENDS = {"triton": (lambda x, h: triton_refuses(x, h), _run), "reference": (always, reference)}
+def _cpp(x, h, x_bias, h_bias, with_stats, up, scale):
+    biases = (x.new_empty(0) if bias is None else dense_row(bias) for bias in (x_bias, h_bias))
+    return torch.ops.ddgan_cpp.residual_join(fir_up2(x) if up else x, h, *biases, scale), None
+
+
+if not extension.MISSING:
+    torch.library.register_fake("ddgan_cpp::residual_join", lambda x, *_: torch.empty_like(x))
+
+
+BACKENDS = {
+    "triton": (lambda x, h, *_: triton_refuses(x, h), _run),
+    "cpp": (lambda x, h, *biases: extension.sampling_refuses((x, h), biases), _cpp),
+    "reference": (always, reference),
+}
