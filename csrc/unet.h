@@ -58,6 +58,7 @@ struct UnetKernels {
 UnetKernels baseline_unet_kernels();
 #ifdef DDGAN_AVX2
 UnetKernels avx2_unet_kernels();
+UnetKernels avx512_unet_kernels();
 #endif
 
 void define_unet(Library& library);

@@ -1,5 +1,5 @@
-// Group norm, residual join and FIR resampling over channels_last images. Included by unet_baseline.cpp and unet_avx2.cpp,
-// which give the same bits: every loop over channels is one that the compiler turns into vectors, and nothing is fused.
+// Group norm, residual join and FIR resampling over channels_last images. Included by unet_baseline.cpp, unet_avx2.cpp and
+// unet_avx512.cpp, which give the same bits: every loop over channels is one that the compiler turns into vectors, and nothing is fused.
 #pragma once
 
 #include <cmath>
