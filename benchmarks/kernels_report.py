@@ -1,6 +1,6 @@
 """Every Triton kernel compiled ahead of time for every architecture and dtype, without a GPU: registers, spills, shared memory, SASS.
 
-The launches are those of the CIFAR-10 and 256-pixel networks, forward and backward, recorded on meta tensors (launches.py). Each kernel is
+The launches are those of the CIFAR-10 and 256-pixel networks, forward and backward, and of the folded generator, recorded on meta tensors. Each kernel is
 compiled in the form with the largest tile and the most inputs, once for each set of its switches; `--all` compiles every form, for
 sm_90 alone.
 
@@ -24,6 +24,7 @@ import triton
 
 from benchmarks.harness import meta_networks, write_rows
 from benchmarks.launches import Recorder
+from benchmarks.traffic import folded
 from ddgan_fast.ops import backend
 
 SHARED_KB = {80: 163, 90: 227, 100: 227, 120: 99}  # of a block, by architecture (CUDA programming guide, compute capabilities)
@@ -45,7 +46,7 @@ class Forms(Recorder):
 
 
 def forms(dtype):
-    """Launches of the networks, forward and backward, one for each distinct form."""
+    """Launches of the networks, forward and backward, and of the folded generator, one for each distinct form."""
     recorder = Forms(torch.channels_last)
     for preset, batch in CASES:
         for network, inputs in meta_networks(preset, batch):
@@ -53,6 +54,10 @@ def forms(dtype):
             inputs = [tensor.to(dtype).requires_grad_() if tensor.is_floating_point() else tensor for tensor in inputs]
             with backend.force("triton"), recorder:
                 network(*inputs).sum().backward()
+        if dtype != torch.float32:  # in which the form's joins are left to convolutions
+            form, schedule, (x, _, z) = folded(preset, batch, dtype)
+            with torch.no_grad(), backend.force("triton"), recorder:
+                form.bind(z.expand(schedule.steps, *z.shape))(x.to(dtype), 0)
     return list(recorder.forms.values())
 
 

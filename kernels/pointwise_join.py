@@ -16,7 +16,7 @@ CHANNELS = 128  # results of a tile: each input is read once for every so many
 LEAST_CHANNELS = 32  # down to here the tile shrinks where multiprocessors would idle; below, reading pixels takes longer than all else
 PIXELS = 128  # with CHANNELS 64 sums a thread of 8 warps
 LEAST_PIXELS = 16  # the least that tl.dot takes
-K = 64  # inputs of a step: 128 bytes of each pixel, and 3 steps in flight fit shared memory everywhere
+INPUTS = 64  # of a step: 128 bytes of each pixel
 
 
 @triton.jit
@@ -75,23 +75,24 @@ def pointwise_join_kernel(
 
 
 def plan(batch, channels, pixels):
-    """(runs, channels of a tile, pixels of a tile)."""
+    """(runs, channels of a tile, pixels of a tile, inputs of a step)."""
     runs = runs_of(pixels)
     c = min(CHANNELS, max(triton.next_power_of_2(channels), LEAST_CHANNELS))
     while c > LEAST_CHANNELS and runs * batch * triton.cdiv(channels, c) < PROGRAMS:
         c //= 2
-    return runs, c, max(min(triton.next_power_of_2(triton.cdiv(pixels, runs)), PIXELS), LEAST_PIXELS)
+    p = max(min(triton.next_power_of_2(triton.cdiv(pixels, runs)), PIXELS), LEAST_PIXELS)
+    return runs, c, p, INPUTS if c * p < 64 * PIXELS else INPUTS // 2  # addresses of a whole step would not fit beside so many sums
 
 
 def pointwise_join(x, weight, h, bias, h_bias, skip, with_stats, scale):
     """(out, partial statistics of out or None); arguments as ops.pointwise_join."""
     batch, channels, height, width = h.shape
-    runs, c, p = plan(batch, channels, height * width)
+    runs, c, p, k = plan(batch, channels, height * width)
     out = torch.empty_like(h)
     stats = x.new_empty((batch, 2, runs, channels), dtype=torch.float32) if with_stats else None
     pointwise_join_kernel[(triton.cdiv(channels, c), runs, batch)](
         x, skip, weight, h, bias, h_bias, out, stats,
         height * width, channels, x.shape[1], 0 if skip is None else skip.shape[1], runs,
-        SCALE=scale, C=c, P=p, K=K, UPCAST=x.is_cpu, num_warps=8 if c > 64 else 4,
+        SCALE=scale, C=c, P=p, K=k, UPCAST=x.is_cpu, num_warps=8 if c > 64 else 4,
     )  # fmt: skip
     return out, stats

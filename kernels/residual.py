@@ -83,6 +83,6 @@ def residual_join(x, h, x_bias, h_bias, with_stats, up, scale):
     stats = x.new_empty((batch, 2, runs, channels), dtype=statistics) if with_stats else None
     join_kernel[(runs, triton.cdiv(channels, c), batch)](
         x, h, x_bias, h_bias, out, stats, height * width, channels, width, runs, UP=up,
-        SCALE=scale, C=c, P=p, ACC=accumulate, CHANNELS_LAST=is_channels_last(h), num_warps=warps(c * p),
+        SCALE=scale, C=c, P=p, ACC=accumulate, CHANNELS_LAST=is_channels_last(h), num_warps=warps(c * p, 8 if up else 16),
     )  # fmt: skip
     return out, stats

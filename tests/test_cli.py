@@ -133,7 +133,7 @@ WRONG = {
     "huge seed": (["sample", "--model", "MODEL", "--seeds", str(2**70)], 2, "2^63"),
     "bad format": (["sample", "--model", "MODEL", "--num-images", "1", "--format", "jpg"], 2, "jpg"),
     "huge grid": (["sample", "--model", "MODEL", "--num-images", "1000000", "--format", "grid"], 2, "4096"),
-    "bad batch": (["sample", "--model", "MODEL", "--num-images", "1", "--batch-size", "0"], 2, "batch_size"),
+    "bad batch": (["sample", "--model", "MODEL", "--num-images", "1", "--batch-size", "0"], 2, "--batch-size"),
     "bad engine": (["sample", "--model", "MODEL", "--num-images", "1", "--engine", "graph"], 5, "CUDA device"),
     "unknown engine": (["sample", "--model", "MODEL", "--num-images", "1", "--engine", "fast"], 2, "auto, eager"),
     "unknown precision": (["sample", "--model", "MODEL", "--num-images", "1", "--precision", "int8"], 2, "bf16"),

@@ -1,6 +1,7 @@
 """Model folders: config.json, model.safetensors, README.md (the model card). Loading needs no flag: a model knows its config."""
 
 import json
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def load_model(path):
 
 def fingerprint(generator, config):
     """SHA-256 of a model: its weights and the settings that decide what it draws."""
-    digest = sha256(json.dumps(configs.to_dict(config)["model"] | configs.to_dict(config)["diffusion"], sort_keys=True).encode())
+    digest = sha256(json.dumps([asdict(config.model), asdict(config.diffusion)]).encode())
     for name, tensor in generator.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().float().contiguous().cpu().numpy())

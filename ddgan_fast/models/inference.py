@@ -148,10 +148,10 @@ class FoldedAttention(nn.Module):
         super().__init__()
         self.norm = attention.norm
         query, key, value, out = attention.query, attention.key, attention.value, attention.projection
-        channels = out.in_features
-        self.projection = nn.Linear(channels, 2 * channels, dtype=out.weight.dtype)
-        self.projection.weight.copy_(torch.cat((key.weight.T @ query.weight, out.weight @ value.weight)))
-        self.projection.bias.copy_(torch.cat((key.weight.T @ query.bias, out.weight @ value.bias + out.bias)))
+        self.projection = _linear(
+            torch.cat((key.weight.T @ query.weight, out.weight @ value.weight)),
+            torch.cat((key.weight.T @ query.bias, out.weight @ value.bias + out.bias)),
+        )
 
     def forward(self, features):
         x, stats = features
@@ -169,7 +169,7 @@ class MergedPyramid(nn.Module):
         weight = down.conv.weight
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=weight.dtype, device=weight.device) / 8
         merged = F.conv2d(weight.reshape(-1, 1, 3, 3), torch.outer(taps, taps)[None, None], padding=3).reshape(*weight.shape[:2], 6, 6)
-        self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], 6, stride=2, padding=2)
+        self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], 6, stride=2, padding=2, device="meta")
         self.conv.weight = nn.Parameter(merged.contiguous(memory_format=torch.channels_last))
         self.conv.bias = down.conv.bias
 
@@ -199,9 +199,7 @@ def batch_styles(form):
         setattr(parent, name, StyledGN(norm.groups, Columns(start, len(biases[-1]))))
         start += len(biases[-1])
     if weights:
-        weight = torch.cat(weights)
-        form.style = nn.Linear(weight.shape[1], start, device="meta")
-        form.style.weight, form.style.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, torch.cat(biases)))
+        form.style = _linear(torch.cat(weights), torch.cat(biases))
 
 
 def fold_attention(form):
@@ -283,6 +281,13 @@ def optimize_for_sampling(generator, schedule, dtype=None, device=None, transfor
                 if isinstance(linear, nn.Linear):
                     linear.to(dtype)
     return form.requires_grad_(False)
+
+
+def _linear(weight, bias):
+    """The linear layer of these tensors."""
+    layer = nn.Linear(*reversed(weight.shape), device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return layer
 
 
 def _modules(root, kind):

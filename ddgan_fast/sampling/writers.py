@@ -88,18 +88,24 @@ def to_host(batches):
             done.synchronize()
         return seeds, copy.numpy()
 
-    for seeds, samples in batches:
-        values = samples.float() if samples.dim() == 2 else to_uint8(samples)
-        done = None
-        if values.is_cuda:
-            values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record()
-        waiting.append((seeds, values.contiguous(), done))
-        if len(waiting) > 1:
-            yield finished()
+    failure = None
+    try:
+        for seeds, samples in batches:
+            values = samples.float() if samples.dim() == 2 else to_uint8(samples)
+            done = None
+            if values.is_cuda:
+                values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record()
+            waiting.append((seeds, values.contiguous(), done))
+            if len(waiting) > 1:
+                yield finished()
+    except Exception as error:  # what was drawn before is still handed over
+        failure = error
     while waiting:
         yield finished()
+    if failure:
+        raise failure
 
 
 def write_pngs(draw, seeds, out, shape, batch_size, origin):

@@ -66,15 +66,15 @@ def test_matches_float64_reference(assert_near, device, dtype, sizes, scale):
 @pytest.mark.parametrize("channels", [32, 64, 128])
 def test_every_width_of_a_tile(assert_near, monkeypatch, device, channels):
     """On CPU tensors of a small batch only the least would be met."""
-    monkeypatch.setattr(kernels, "plan", lambda batch, outputs, pixels: (1, channels, 16))
+    monkeypatch.setattr(kernels, "plan", lambda batch, outputs, pixels: (1, channels, 16, 32))
     test_matches_float64_reference(assert_near, device, F16, {"outputs": 150, "rows": F16}, 0.5)
 
 
 def test_the_tile_shrinks_with_the_image_and_the_batch():
-    assert kernels.plan(100, 256, 1024) == (4, 128, 128)
-    assert kernels.plan(100, 256, 64) == (1, 64, 64)
-    assert kernels.plan(1, 256, 16) == (1, 32, 16)
-    assert kernels.plan(16, 64, 65536) == (32, 64, 128)
+    assert kernels.plan(100, 256, 1024) == (4, 128, 128, 32)
+    assert kernels.plan(100, 256, 64) == (1, 64, 64, 64)
+    assert kernels.plan(1, 256, 16) == (1, 32, 16, 64)
+    assert kernels.plan(16, 64, 65536) == (32, 64, 128, 32)
 
 
 @pytest.mark.parametrize("dtype, size", [(BF16, (5, 7)), (F16, (24, 24)), (BF16, (1, 1))], ids=str)
