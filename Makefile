@@ -36,6 +36,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.sample
+	$(BIN)/python -m benchmarks.tables
 
 sanitize: .venv/ready  ## the CPU part of the extension with ASan and UBSan, under the tests of its ops
 	@bash tests/csrc/sanitize.sh $(BIN)/python

@@ -1,8 +1,8 @@
 """Every Triton kernel compiled ahead of time for every architecture and dtype, without a GPU: registers, spills, shared memory, SASS.
 
-The launches are those of the CIFAR-10 and 256-pixel networks, forward and backward, and of the folded generator, recorded on meta tensors. Each kernel is
-compiled in the form with the largest tile and the most inputs, once for each set of its switches; `--all` compiles every form, for
-sm_90 alone.
+The launches are those of the CIFAR-10 and 256-pixel networks, forward and backward, and of the folded generator, recorded on meta
+tensors (launches.py). Each kernel is compiled in the form with the largest tile and the most inputs, once for each set of its switches;
+`--all` compiles every form, for sm_90 alone.
 
 `python -m benchmarks.kernels_report [--all]` (`make kernels-report`) prints the table and writes results/meta/kernels.csv. The exit
 code is 1 where a kernel spills or needs more shared memory than an architecture has.

@@ -1,7 +1,8 @@
 """Sampling on this device: latency and throughput of the engines, and a waterfall from the plain network to the last technique.
 
-`python -m benchmarks.sample [--device cpu|cuda] [--seconds 600] [--only engines|waterfall]` writes results/<device>/sample.csv, a row per
-preset, engine, precision and batch, and results/<device>/waterfall.csv, a row per technique on top of those before it.
+`python -m benchmarks.sample [--device cpu|cuda] [--seconds 600] [--only engines|waterfall] [--rival]` writes
+results/<device>/sample.csv, a row per preset, engine, precision and batch, and results/<device>/waterfall.csv, a row per technique on top
+of those before it.
 
 A call draws x_T, z and noise, evaluates the network T times and ends with uint8 images (protocol `images`); `paper-protocol` has x_T drawn
 before and ends with floats, as follow-up papers time it. Weights are random, of full size. "plain" is the network as released code runs it:
@@ -24,7 +25,7 @@ from benchmarks.harness import meta_networks, write_rows
 from ddgan_fast import DDGANPipeline
 from ddgan_fast.bench import Truth, latency, percentile, randomise
 from ddgan_fast.diffusion import draw_start
-from ddgan_fast.models.inference import TRANSFORMATIONS, optimize_for_sampling
+from ddgan_fast.models.inference import optimize_for_sampling, transformations_for
 from ddgan_fast.noise import as_seeds
 from ddgan_fast.ops import backend, fir
 from ddgan_fast.pictures import to_uint8
@@ -119,10 +120,11 @@ def techniques(pipe):
 
     yield "channels_last", Within(folded(), on_reference), True
     yield "our kernels: " + ("Triton and CUDA" if gpu else "C++"), folded(), False
-    for count, transformation in enumerate(TRANSFORMATIONS, 1):
-        yield transformation.__name__, folded(*TRANSFORMATIONS[:count]), False
+    transformations = transformations_for(pipe.device, half)
+    for count, transformation in enumerate(transformations, 1):
+        yield transformation.__name__, folded(*transformations[:count]), False
     if gpu:
-        yield "one graph of all steps", folded(*TRANSFORMATIONS, kind=GraphSampler), False
+        yield "one graph of all steps", folded(*transformations, kind=GraphSampler), False
 
 
 def rival(pipe):
@@ -184,7 +186,7 @@ def error_columns(errors):
 
 def engine_rows(device, seconds):
     """Rows of sample.csv."""
-    rows, peaks, per_case = [], {}, seconds / len(CASES[device.type])
+    peaks, per_case = {}, seconds / len(CASES[device.type])
     for preset, batch, precisions in CASES[device.type]:
         pipe = make_pipe(preset, device)
         truth, steps = Truth(pipe.generator, pipe.schedule, range(2)), pipe.schedule.steps
@@ -201,11 +203,9 @@ def engine_rows(device, seconds):
             found = columns(taken, batch)
             tflops = work * found["images_per_s"] / 1e3
             case = {"preset": preset, "engine": name, "precision": precision, "protocol": protocol, "batch": batch, "nfe": steps}
-            rows.append(case | found | {
-                "tflops": round(tflops, 3), "percent_of_matmul_peak": round(100 * tflops / peaks[precision], 1),
-                "peak_mb": peak_mb(calls[name, precision, protocol], device),
-            } | error_columns(errors[name, precision]))  # fmt: skip
-    return rows
+            speed = {"tflops": round(tflops, 3), "percent_of_matmul_peak": round(100 * tflops / peaks[precision], 1)}
+            memory = {"peak_mb": peak_mb(calls[name, precision, protocol], device)}
+            yield case | found | speed | memory | error_columns(errors[name, precision])
 
 
 def peak_mb(call, device):
@@ -217,14 +217,13 @@ def peak_mb(call, device):
     return round(torch.cuda.max_memory_allocated() / 1e6)
 
 
-def waterfall_rows(device, seconds):
+def waterfall_rows(device, seconds, with_rival):
     """Rows of waterfall.csv."""
-    rows = []
     for preset, batch in WATERFALL[device.type]:
         pipe = make_pipe(preset, device)
         truth = Truth(pipe.generator, pipe.schedule, range(2))
         found = list(techniques(pipe))
-        if device.type == "cuda":
+        if with_rival:
             found.append(("rival: torch.compile max-autotune, bfloat16, channels_last", rival(pipe), True))
         calls = {
             name: partial(plain_call, sampler, batch) if plain else partial(sampler.sample, range(batch), True)
@@ -236,8 +235,7 @@ def waterfall_rows(device, seconds):
         for name in calls:
             times = {"times_plain": round(slowest / statistics.median(taken[name]), 3)}
             case = {"preset": preset, "batch": batch, "technique": name}
-            rows.append(case | columns(taken[name], batch) | times | error_columns(errors[name]))
-    return rows
+            yield case | columns(taken[name], batch) | times | error_columns(errors[name])
 
 
 if __name__ == "__main__":
@@ -245,8 +243,10 @@ if __name__ == "__main__":
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     parser.add_argument("--seconds", type=float, default=600, help="of timed calls, about")
     parser.add_argument("--only", choices=("engines", "waterfall"))
+    parser.add_argument("--rival", action="store_true", help="also torch.compile max-autotune on the plain network; minutes of compiling")
     args = parser.parse_args()
-    parts = {"engines": ("sample", engine_rows), "waterfall": ("waterfall", waterfall_rows)}
-    for part in [args.only] if args.only else parts:
-        name, measure = parts[part]
-        write_rows(name, args.device, measure(args.device, args.seconds / (1 if args.only else 2)))
+    part_seconds = args.seconds / (1 if args.only else 2)
+    if args.only != "waterfall":
+        write_rows("sample", args.device, engine_rows(args.device, part_seconds))
+    if args.only != "engines":
+        write_rows("waterfall", args.device, waterfall_rows(args.device, part_seconds, args.rival))

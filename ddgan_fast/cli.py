@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ddgan_fast.config import Config, preset
-from ddgan_fast.config_file import read_yaml
+from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
+from ddgan_fast.config import Config
 from ddgan_fast.errors import DDGANError, InputError, ResourceError
 
-DEFAULT_PRESET = "demo"
 SUMMARY = "Denoising Diffusion GANs: train, sample, convert. `ddgan COMMAND --help` tells more."
 
 
@@ -222,60 +221,6 @@ class Env:
             print(section)
             for name, text in entries.items():
                 print(f"  {name:16} {text}")
-
-
-def find_preset(name):
-    """The preset of that name. Raises InputError where there is none."""
-    try:
-        return preset(name)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def read_options(path):
-    """The options of the released script from a JSON file. Raises InputError where it holds no object."""
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise InputError(f"{path}: must hold a JSON object of option names and values")
-    return options
-
-
-def pick_device(name):
-    """The torch device of that name; auto is a GPU where there is one. Raises InputError where it is not there."""
-    import torch
-
-    if name == "auto":
-        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}; give cpu, cuda, cuda:N or auto") from error
-    return device
-
-
-def flag_value(argv, flag):
-    """The value of `--flag value` or `--flag=value` in argv, or None."""
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
-
-
-def settings_before_flags(argv):
-    """The Config that `ddgan train` starts from: the preset, then the run's own config with --resume, then --config."""
-    config = find_preset(flag_value(argv, "--preset") or DEFAULT_PRESET)
-    out = flag_value(argv, "--out")
-    if "--resume" in argv and out and (Path(out) / "config.yaml").is_file():
-        config = read_yaml(Path(out) / "config.yaml", Config())
-    if path := flag_value(argv, "--config"):
-        config = read_yaml(Path(path), config)
-    return config
 
 
 COMMANDS = {"train": Train, "sample": Sample, "bench": Bench, "convert": Convert, "presets": Presets, "env": Env}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ddgan_fast.bench import Truth, randomise
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.models import build_generator
@@ -38,3 +39,25 @@ def test_training_runs_and_resumes(tmp_path):
         assert resumed.optim_g.state[after]["exp_avg"].stride() == after.stride()
     loop.train(resumed, open_loader(longer, torch.device("cuda")), tmp_path)
     assert resumed.step == 12
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_graph_draws_what_the_plain_network_draws_and_never_waits(precision):
+    torch.manual_seed(0)
+    config = override(preset("tiny"), {"resolution": 32, "image_channels": 3})
+    generator = build_generator(config.model)
+    randomise(generator)
+    pipe = DDGANPipeline(generator, config).to("cuda")
+    truth = Truth(pipe.generator, pipe.schedule, range(4))
+    sampler = pipe.compile("graph", precision).sampler
+    error, image_error = truth.errors(sampler)
+    assert error < {"fp32": 1e-5, "bf16": 1e-2}[precision] and image_error < {"fp32": 0.01, "bf16": 2}[precision]
+    whole = sampler.sample(range(8), as_uint8=True)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again, part = sampler.sample(range(8), as_uint8=True), sampler.sample(range(7), as_uint8=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(again, whole) and torch.equal(part, whole[:7])
+    assert len(sampler.graphs) == 2  # of 4 floats and of 8 images

@@ -1,0 +1,73 @@
+"""The tables of README.md that hold measured numbers, written from the files in results/.
+
+`python -m benchmarks.tables` replaces what stands between `<!-- NAME -->` and `<!-- end -->`; with `--check` it changes nothing, and its
+exit code is 1 where a table differs from the files.
+"""
+
+import argparse
+import csv
+import re
+import sys
+from pathlib import Path
+
+from benchmarks.harness import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
+    "sample": (
+        "sample.csv",
+        {"preset": "preset", "engine": "engine", "precision": "precision", "images": "batch", "NFE": "nfe", "ms (p50)": "ms_p50",
+         "ms (p90)": "ms_p90", "images/s": "images_per_s", "% of matmul peak": "percent_of_matmul_peak", "error of a call": "max_error"},
+        lambda row: row["protocol"] == "images",
+    ),
+    "waterfall": (
+        "waterfall.csv",
+        {"preset": "preset", "images": "batch", "technique, on top of those above": "technique", "ms (p50)": "ms_p50",
+         "times plain": "times_plain", "error of a call": "max_error"},
+        lambda row: True,
+    ),
+    "table1": (
+        "table1.csv",
+        {"sampler": "sampler", "NFE": "nfe", "images": "batch", "evaluations timed": "steps_timed", "s for the batch": "seconds_per_batch",
+         "times DDGAN": "times_ddgan"},
+        lambda row: True,
+    ),
+    "traffic": (
+        "traffic.csv",
+        {"preset": "network", "images": "batch", "form": "form", "launches": "launches", "MB": "mb"},
+        lambda row: row["op"] == "all",
+    ),
+}  # fmt: skip
+
+
+def table(name):
+    """Markdown: one table for each device that has the file, the device above it."""
+    file, columns, wanted = TABLES[name]
+    lines = []
+    for path in sorted(RESULTS.glob(f"*/{file}")):
+        rows = [row for row in csv.DictReader(path.open(encoding="utf-8")) if wanted(row)]
+        measured = "counted without a GPU" if path.parent.name == "meta" else rows[0]["device"]
+        lines += [f"{measured}, torch {rows[0]['torch']} ([csv](benchmarks/results/{path.parent.name}/{file})):", ""]
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines += [f"| {' | '.join(row[column] for column in columns.values())} |" for row in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def filled(text):
+    """README's text with every table as the files have it."""
+    for name in TABLES:
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.S)
+        text = place.sub(lambda found, name=name: found[1] + table(name) + found[2], text)
+    return text
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if not check:
+        README.write_text(after, encoding="utf-8")
+    sys.exit(check and before != after)
