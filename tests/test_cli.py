@@ -49,7 +49,7 @@ def test_train_then_sample_from_the_run(capsys, trained, tmp_path):
     assert code == 0 and "6 samples" in out
     assert np.load(tmp_path / "x.npz")["images"].shape == (6, 8, 8, 1)
     code, _, _ = run(capsys, "sample", "--model", trained, "--seeds", "2-3", "--out", tmp_path / "pngs")
-    assert code == 0 and sorted(p.name for p in (tmp_path / "pngs").iterdir()) == ["00000002.png", "00000003.png"]
+    assert code == 0 and sorted(p.name for p in (tmp_path / "pngs").glob("*.png")) == ["00000002.png", "00000003.png"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "pngs/00000002.png")), np.load(tmp_path / "x.npz")["images"][2, :, :, 0])
 
 
@@ -195,9 +195,9 @@ def test_out_of_memory_is_6(monkeypatch, capsys, model):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("ddgan_fast.sampling.generate.sample", fail)
+    monkeypatch.setattr("ddgan_fast.sampling.generate.Sampler.sample", fail)
     code, _, errors = run(capsys, "sample", "--model", model, "--num-images", 1)
-    assert code == 6 and "--batch-size" in errors
+    assert code == 6 and "with one image" in errors and "--precision" in errors
 
 
 def test_help_takes_less_than_a_second():

@@ -13,7 +13,7 @@ from torch import nn
 
 from ddgan_fast.errors import InputError
 from ddgan_fast.models.layers import EPS, AdaGN, Attention, Features, PyramidDown, ResBlock, without_bias
-from ddgan_fast.ops import adaptive_group_norm, conv3x3, extension, fir_up2, pointwise_join, residual_join, winograd_weight
+from ddgan_fast.ops import adaptive_group_norm, conv3x3, extension, fir_up2, layout_of, pointwise_join, residual_join, winograd_weight
 from ddgan_fast.ops.pointwise_join import pointwise
 from ddgan_fast.ops.residual import SCALE
 
@@ -158,6 +158,7 @@ class FoldedAttention(nn.Module):
         keys = self.norm(x, stats=stats).flatten(2).transpose(1, 2).unsqueeze(1)  # [B, 1, HW, C]
         queries, values = self.projection(keys).chunk(2, dim=3)
         h = F.scaled_dot_product_attention(queries, keys, values).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        h = h.contiguous(memory_format=layout_of(x))
         return Features(*residual_join(x, h, with_stats=True))
 
 

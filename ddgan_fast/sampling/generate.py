@@ -84,7 +84,8 @@ def batches(sampler, seeds, batch_size, as_uint8=False):
             if not out_of_memory(error):
                 raise
             if len(part) == 1:
-                raise ResourceError(f"out of memory with one image: {str(error).splitlines()[0]}") from error
+                text = f"out of memory with one image: {str(error).splitlines()[0]}"
+                raise ResourceError(f"{text}; free memory, or take --precision bf16 or another --device") from error
             batch_size = len(part) // 2
         else:
             yield part, samples

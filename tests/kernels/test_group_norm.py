@@ -230,6 +230,17 @@ def test_norm_and_fir(assert_near, device, shape, dtype, layout, handed, fir):
     check(assert_near, call, (x, scale, shift), LIMITS[dtype], layout)
 
 
+@pytest.mark.parametrize("fir, two", [("up", False), ("down", False), ("up", True)])
+def test_fir_of_the_norm_without_that_of_its_input(assert_near, device, fir, two):
+    x, skip = make(device, (2, 8, 6, 5), F32, NHWC), make(device, (2, 4, 6, 5), F32, NHWC, seed=2)
+    scale, shift = rows(device, F32, (2, 12 if two else 8), (12 if two else 8,))
+
+    def call(x, scale, shift, skip=None):
+        return (adaptive_group_norm(x, scale, shift, 2, swish=True, fir=fir, skip=skip, fir_x=False),)
+
+    check(assert_near, call, (x, scale, shift, skip) if two else (x, scale, shift), LIMITS[F32], NHWC)
+
+
 def test_fir_behind_two_inputs_and_a_bias(assert_near, device):
     x, skip = make(device, (1, 10, 4, 5), F32, NHWC), make(device, (1, 10, 4, 5), F32, NHWC, seed=2)
     scale, shift, bias = rows(device, F32, (1, 20), (20,), (20,))
@@ -369,7 +380,8 @@ def test_registration(device):
     scale, shift, bias, embedding = rows(device, F32, (1, 16), (16,), (16,), (1, 16))
     torch.library.opcheck(group_norm, (x, skip, bias, embedding, scale, shift, None, None, 4, 1e-6, True, True))
     torch.library.opcheck(group_norm, (x, None, None, None, scale[:, :8], shift[:8], None, None, 2, 1e-6, False, False))
-    torch.library.opcheck(group_norm_fir, (x, scale[:, :8], shift[:8], None, 2, 1e-6, True, False))
+    torch.library.opcheck(group_norm_fir, (x, scale[:, :8], shift[:8], None, 2, 1e-6, True, False, True))
+    torch.library.opcheck(group_norm_fir, (x, scale[:, :8], shift[:8], None, 2, 1e-6, True, True, False))
     torch.library.opcheck(torch.ops.ddgan_fast.residual_join.default, (x, skip, None, shift[:8], True, False, 0.5))
     torch.library.opcheck(torch.ops.ddgan_fast.residual_join.default, (x[..., :2, :2].contiguous(), skip, None, shift[:8], True, True, 0.5))
     with torch.no_grad():
