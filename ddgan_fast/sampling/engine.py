@@ -30,7 +30,8 @@ PRECISIONS = {  # (dtype, whether float32 convolutions may use TF32)
 def refuses(engine, device):
     """Why an engine cannot run on a device, with the remedy; None where it can."""
     if engine == "graph" and device.type != "cuda":
-        return f"it needs a CUDA device, and the model is on {device.type}: move it with --device cuda or pipe.to('cuda')"
+        there = "move the model with --device cuda or pipe.to('cuda')" if torch.cuda.is_available() else "torch finds none here"
+        return f"it needs a CUDA device: {there}"
     if engine == "compile":
         if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
             return "torch.compile needs a C++ compiler on a CPU: apt-get install g++, or set CXX"
@@ -45,7 +46,7 @@ def choose(device, network="unet"):
         return "eager", "a network for points has nothing to fold"
     if device.type == "cuda":
         return "graph", "one launch per batch"
-    return "folded", "the fastest of the engines measured on a CPU (benchmarks/results/cpu/sample.csv)"
+    return "folded", "the fewest operations, and convolutions by Winograd"
 
 
 def build(engine, generator, schedule, precision=None):
