@@ -99,9 +99,9 @@ class Truth:
 
 
 def measure(pipe, names, batch_sizes, iterations, precision="fp32", progress=lambda text: None):
-    """Rows {engine, precision, batch, nfe, ms_p50, ms_p90, images_per_s, max_error, image_error} of engines of a DDGANPipeline.
+    """Rows {engine, runs, precision, batch, nfe, ms_p50, ms_p90, images_per_s, max_error, image_error} of engines of a DDGANPipeline.
 
-    names: of sampling.engine.ENGINES, or "auto"; a row names the engine that ran.  max_error, image_error: as `Truth.errors`.
+    names: of sampling.engine.ENGINES, or "auto"; `runs` is the engine that it stands for.  max_error, image_error: as `Truth.errors`.
     Raises InputError for a network of points, and as sampling.engine.build.
     """
     if len(pipe.config.model.sample_shape) != 3:
@@ -119,7 +119,7 @@ def measure(pipe, names, batch_sizes, iterations, precision="fp32", progress=lam
             error, image_error = truth.errors(samplers[name])
             chosen = engines.choose(pipe.device, pipe.config.model.network)[0] if name == "auto" else name
             rows.append({
-                "engine": name if name == chosen else f"auto ({chosen})", "precision": precision, "batch": batch,
+                "engine": name, "runs": chosen, "precision": precision, "batch": batch,
                 "nfe": pipe.config.diffusion.steps, "ms_p50": round(1e3 * statistics.median(seconds), 3),
                 "ms_p90": round(1e3 * percentile(seconds, 90), 3), "images_per_s": round(batch / statistics.median(seconds), 2),
                 "max_error": float(f"{error:.2e}"), "image_error": float(f"{image_error:.2e}"),

@@ -8,6 +8,7 @@ from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.models import build_generator
 from ddgan_fast.pipeline import DDGANPipeline
+from ddgan_fast.sampling.engine import build
 from ddgan_fast.training import loop
 from ddgan_fast.training.run import open_run
 
@@ -51,7 +52,10 @@ def test_a_graph_draws_what_the_plain_network_draws_and_never_waits(precision):
     truth = Truth(pipe.generator, pipe.schedule, range(4))
     sampler = pipe.compile("graph", precision).sampler
     error, image_error = truth.errors(sampler)
-    assert error < {"fp32": 1e-5, "bf16": 1e-2}[precision] and image_error < {"fp32": 0.01, "bf16": 2}[precision]
+    if precision == "fp32":
+        assert error < 1e-5 and image_error < 0.01
+    else:  # no worse than the plain network in the same precision
+        assert error < 1.2 * truth.errors(build("eager", pipe.generator, pipe.schedule, precision))[0] and image_error < 2
     whole = sampler.sample(range(8), as_uint8=True)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

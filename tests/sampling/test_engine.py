@@ -115,7 +115,8 @@ def test_other_errors_are_not_taken_for_full_memory():
 
 def test_bench_rows(make):
     rows = measure(make(), ["eager", "auto"], [1, 3], 3)
-    assert [(row["engine"], row["batch"]) for row in rows] == [("eager", 1), ("auto (folded)", 1), ("eager", 3), ("auto (folded)", 3)]
+    found = [(row["engine"], row["runs"], row["batch"]) for row in rows]
+    assert found == [("eager", "eager", 1), ("auto", "folded", 1), ("eager", "eager", 3), ("auto", "folded", 3)]
     for row in rows:
         assert row["nfe"] == 4 and 0 < row["ms_p50"] <= row["ms_p90"] and row["images_per_s"] > 0
     assert rows[0]["max_error"] == 0 and 0 < rows[1]["max_error"] < 1e-5 and rows[1]["image_error"] < 2e-3
