@@ -48,7 +48,7 @@ def rows(case):
     calls = {
         "torch": partial(run, "reference", mapped(torch.Tensor.contiguous, call)),
         "torch channels_last": partial(run, "reference", call),
-        "ours": partial(run, "cpp", call),
+        "ours": partial(run, "cpu", call),
         "copy": torch.empty(case[0] * channels * size**2 * (3 if beside else 2) // 2).clone,
     }
     want = run("reference", mapped(torch.Tensor.double, call))

@@ -133,14 +133,20 @@ def rival(pipe):
     config = sampler.network.config
     sampler.network = torch.compile(sampler.network, mode="max-autotune", dynamic=False)
     sampler.network.config = config
-    return Within(sampler, on_reference)
+    within = Within(sampler, on_reference)
+    within.measures_algorithms = True
+    return within
 
 
-def peak_tflops(device, dtype):
+def peak_tflops(device, precision):
     """Of a large matrix product, the best of some, in 10^12 operations a second."""
     side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-    return 2 * side**3 / latency({"product": lambda: a @ b}, device, 10)["product"][0] / 1e12
+    a, b = (torch.randn(side, side, dtype=engines.PRECISIONS[precision], device=device) for _ in range(2))
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if precision == "tf32" else "ieee"
+    best = latency({"product": lambda: a @ b}, device, 10)["product"][0]
+    matmul.fp32_precision = before
+    return 2 * side**3 / best / 1e12
 
 
 def gflop(preset, steps):
@@ -191,30 +197,33 @@ def engine_rows(device, seconds):
         pipe = make_pipe(preset, device)
         truth, steps = Truth(pipe.generator, pipe.schedule, range(2)), pipe.schedule.steps
         work = gflop(preset, steps)
-        samplers = {(name, p): engines.build(name, pipe.generator, pipe.schedule, p) for p in precisions for name in NAMES[device.type]}
+        keys = [(name, precision) for precision in precisions for name in NAMES[device.type]]
+        builds = {(name, p): partial(engines.build, name, pipe.generator, pipe.schedule, p) for name, p in keys}
+        memory = {key: peak_mb(build, batch) for key, build in builds.items()}
+        samplers = {key: build() for key, build in builds.items()}
         calls = {(*key, "images"): partial(sampler.sample, range(batch), True) for key, sampler in samplers.items()}
         if device.type == "cuda":
             calls |= {(*key, "paper-protocol"): paper_protocol(samplers[key], batch) for key in samplers if key[0] == "graph"}
         errors = {key: truth.errors(sampler) for key, sampler in samplers.items()}
         for (name, precision, protocol), taken in timed(calls, device, per_case).items():
             if precision not in peaks:
-                with samplers[name, precision].convolutions():
-                    peaks[precision] = peak_tflops(device, samplers[name, precision].dtype)
+                peaks[precision] = peak_tflops(device, precision)
             found = columns(taken, batch)
             tflops = work * found["images_per_s"] / 1e3
             case = {"preset": preset, "engine": name, "precision": precision, "protocol": protocol, "batch": batch, "nfe": steps}
             speed = {"tflops": round(tflops, 3), "percent_of_matmul_peak": round(100 * tflops / peaks[precision], 1)}
-            memory = {"peak_mb": peak_mb(calls[name, precision, protocol], device)}
-            yield case | found | speed | memory | error_columns(errors[name, precision])
+            yield case | found | speed | {"peak_mb": memory[name, precision]} | error_columns(errors[name, precision])
 
 
-def peak_mb(call, device):
-    """Largest memory of tensors during a call, in MB; on a CPU it is not counted."""
-    if device.type != "cuda":
+def peak_mb(build, batch):
+    """MB of GPU memory that an engine reserves to draw a batch, beside the plain network; on a CPU it is not counted."""
+    if not torch.cuda.is_available():
         return ""
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    call()
-    return round(torch.cuda.max_memory_allocated() / 1e6)
+    before = torch.cuda.memory_reserved()
+    build().sample(range(batch), True)
+    return round((torch.cuda.max_memory_reserved() - before) / 1e6)
 
 
 def waterfall_rows(device, seconds, with_rival):

@@ -13,8 +13,8 @@ namespace ddgan {
 constexpr int64_t kTile = 4, kPoints = 36;
 constexpr int64_t kPanel = 16;  // outputs whose weights lie side by side
 
-// A block of tiles is transformed, multiplied and transformed back while its points stay in the second-level cache, and each
-// weight that is read serves all of it.
+// A block of tiles is transformed, multiplied and transformed back while its points stay in the second-level cache (1 MB
+// holds those of 256 inputs), and each weight that is read serves all of it.
 constexpr int64_t kMostTiles = 24;
 
 // One call. x, join and out are channels_last; bias and join may be null.

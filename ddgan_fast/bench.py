@@ -4,8 +4,10 @@ A call is what a user waits for: x_T, latents, noise, T network evaluations, pos
 what else the machine does meets all of them.
 """
 
+import math
 import statistics
 import time
+from functools import partial
 
 import torch
 
@@ -31,7 +33,7 @@ def latency(calls, device, iterations):
 
     On a GPU, seconds between events around the call on a device that was idle.
     """
-    once = _gpu_seconds if device.type == "cuda" else _host_seconds
+    once = partial(_gpu_seconds, device) if device.type == "cuda" else _host_seconds
     for call in calls.values():
         for _ in range(WARM_UP[device.type]):
             call()
@@ -48,19 +50,20 @@ def _host_seconds(call):
     return time.perf_counter() - start
 
 
-def _gpu_seconds(call):
+def _gpu_seconds(device, call):
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
     return begin.elapsed_time(end) / 1e3
 
 
 def percentile(values, percent):
-    """The value below which so many percent of sorted values lie, by the nearest rank."""
-    return values[min(len(values) - 1, int(len(values) * percent / 100))]
+    """The value that so many percent of sorted values do not exceed, by the nearest rank."""
+    return values[max(math.ceil(len(values) * percent / 100) - 1, 0)]
 
 
 class Truth:
@@ -68,13 +71,13 @@ class Truth:
 
     @torch.no_grad()
     def __init__(self, generator, schedule, seeds):
-        """generator: in float32, on its device."""
+        """generator: on its device; it runs in float32."""
         self.sampler = engines.build("eager", generator, schedule, "fp32")
         self.seeds, self.calls = torch.tensor(list(seeds), device=self.sampler.device), []
         x, self.z = draw_start(self.seeds, generator.config, schedule.steps)
 
         def recording(x_t, t, z):
-            self.calls.append((x_t, int(t[0]), generator(x_t, t, z)))
+            self.calls.append((x_t, int(t[0]), self.sampler.network(x_t, t, z)))
             return self.calls[-1][2]
 
         with self.sampler.convolutions():
@@ -107,16 +110,17 @@ def measure(pipe, names, batch_sizes, iterations, precision="fp32", progress=lam
     if len(pipe.config.model.sample_shape) != 3:
         raise InputError(f"bench: {pipe.config.name} draws 2-D points; give a model of images")
     truth = Truth(pipe.generator, pipe.schedule, range(2))
-    samplers = {}
+    samplers, errors = {}, {}
     for name in names:
         progress(f"building engine {name}")
         samplers[name] = engines.build(name, pipe.generator, pipe.schedule, precision)
+        errors[name] = truth.errors(samplers[name])
     rows = []
     for batch in batch_sizes:
         progress(f"batch {batch}")
         calls = {name: lambda sampler=sampler: sampler.sample(range(batch), as_uint8=True) for name, sampler in samplers.items()}  # noqa: B023
         for name, seconds in latency(calls, pipe.device, iterations).items():
-            error, image_error = truth.errors(samplers[name])
+            error, image_error = errors[name]
             chosen = engines.choose(pipe.device, pipe.config.model.network)[0] if name == "auto" else name
             rows.append({
                 "engine": name, "runs": chosen, "precision": precision, "batch": batch,

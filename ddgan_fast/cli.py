@@ -95,7 +95,7 @@ class Sample:
         with tqdm(total=-(-len(seeds) // world), unit="img", mininterval=1.0, disable=rank > 0) as bar:
 
             def draw(part, batch_size):
-                for drawn, samples in pipe.batches(part, batch_size, as_uint8=len(shape) == 3) if part else ():
+                for drawn, samples in pipe.batches(part, batch_size, as_uint8=len(shape) == 3):
                     yield drawn, samples
                     bar.update(len(drawn))
 

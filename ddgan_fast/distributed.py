@@ -1,8 +1,11 @@
 """The processes of one torchrun: which is this one, and waiting for the others."""
 
 import os
+from datetime import timedelta
 
 from ddgan_fast.errors import InputError
+
+PATIENCE = timedelta(days=7)  # ranks may be hours apart: one goes on with what a killed run left, another is slower
 
 
 def rank_and_world():
@@ -23,5 +26,8 @@ def barrier():
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        try:
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        except ValueError as error:
+            raise InputError(f"WORLD_SIZE is set, and the other ranks cannot be found: {error}; start with torchrun") from error
     dist.barrier()

@@ -58,7 +58,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-        named = "callspec" in vars(item) and "cpp" in item.callspec.params.values()
+        named = "callspec" in vars(item) and any(
+            value in ("cpp", "cpu") for value in item.callspec.params.values() if isinstance(value, str)
+        )
         if extension.MISSING and (named or "cpp" in item.keywords):
             item.add_marker(pytest.mark.skip(reason=extension.MISSING))
         if "callspec" in vars(item) and "triton" in item.callspec.params.values():

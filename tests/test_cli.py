@@ -197,7 +197,7 @@ def test_out_of_memory_is_6(monkeypatch, capsys, model):
 
     monkeypatch.setattr("ddgan_fast.sampling.generate.Sampler.sample", fail)
     code, _, errors = run(capsys, "sample", "--model", model, "--num-images", 1)
-    assert code == 6 and "with one image" in errors and "--precision" in errors
+    assert code == 6 and "with one image" in errors and "lower precision" in errors
 
 
 def test_help_takes_less_than_a_second():

@@ -74,17 +74,16 @@ def test_sampling_run(golden, assert_near, name, dtype, limit):
 
 def replay_sampling_run(g, assert_near, dtype, limit):
     """The stored run of T steps: every x_t and x0."""
-    layout = torch.channels_last if backend.forced() == "cpp" else torch.contiguous_format  # of the extension's ops
-    generator = load_reference_generator(g.group("w/"), g.config).to(dtype, memory_format=layout).requires_grad_(False)
+    generator = load_reference_generator(g.group("w/"), g.config).to(dtype).requires_grad_(False)
     steps, seen = g.config["num_timesteps"], []
     z = torch.stack([g[f"in/step{i}/z"] for i in range(steps)]).to(dtype)
-    noise = [g[f"in/step{i}/noise"].to(dtype, memory_format=layout) for i in range(steps)]
+    noise = torch.stack([g[f"in/step{i}/noise"] for i in range(steps)]).to(dtype)
 
     def watched(x, t, z):
         seen.append((x, generator(x, t, z)))
         return seen[-1][1]
 
-    x = denoise(watched, Schedule(steps), g["in/x_init"].to(dtype, memory_format=layout), z, noise)
+    x = denoise(watched, Schedule(steps), g["in/x_init"].to(dtype), z, noise)
     assert_near(x, g["out/x_final"], limit)
     for i, (x_t, x0) in zip(range(steps - 1, -1, -1), seen, strict=True):
         assert_near(x0, g[f"out/step{i}/x_0"], limit)

@@ -15,8 +15,7 @@ from ddgan_fast.training.run import open_run
 pytestmark = pytest.mark.gpu
 
 
-def test_a_seed_names_the_same_image_as_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def test_a_seed_names_the_same_image_as_on_the_cpu():
     torch.manual_seed(0)
     config = override(preset("tiny"), {"resolution": 32, "image_channels": 3})
     generator = build_generator(config.model)

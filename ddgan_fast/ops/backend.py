@@ -13,7 +13,7 @@ import torch
 
 from ddgan_fast.errors import InputError, MissingError
 
-NAMES = "reference", "triton", "cpp"
+NAMES = "reference", "triton", "cpp", "cpu"  # cpp: the extension; cpu: its kernels for sampling on a CPU, which have no gradient
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run on CPU tensors, for tests
 TRITON_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64

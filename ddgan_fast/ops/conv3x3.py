@@ -13,7 +13,7 @@ from ddgan_fast.ops.backend import always, forced, pick
 OP = "conv3x3"
 PANEL = 16  # outputs whose weights lie side by side
 POINTS = 0.0, 0.625, -0.625, 1.5, -1.5  # and infinity
-FEWEST_INPUTS, FEWEST_PIXELS = 32, 16  # below these a direct sum is faster or as fast (benchmarks/conv3x3.py)
+FEWEST_INPUTS, FEWEST_PIXELS = 32, 16  # below these a direct sum of 4 images is faster or as fast (benchmarks/conv3x3.py)
 
 
 def conv3x3(x, weight, transformed=None, bias=None, join=None, scale=1.0):
@@ -21,8 +21,9 @@ def conv3x3(x, weight, transformed=None, bias=None, join=None, scale=1.0):
 
     x: [B, Cin, H, W].  weight: [Cout, Cin, 3, 3], in x's dtype.  transformed: `winograd_weight(weight)`, made once, or None.
     bias: [Cout], in x's dtype or float32, or None.  join: [B, Cout, H, W], in x's dtype and memory format, or None.
-    Gradients: any order, to all but `transformed` (plain torch then, which does not read it).  An image's bits in the backend "cpp"
-    depend neither on the images beside it nor on the threads.  Raises InputError for arguments that do not fit.
+    Gradients: any order, to all but `transformed` (plain torch then, which does not read it).  An image's bits in the backend "cpu"
+    depend neither on the images beside it nor on the threads; an infinite or NaN input makes a whole tile of 4x4 outputs NaN there.
+    Raises InputError for arguments that do not fit.
     """
     require_images(OP, "x", x)
     outputs, inputs = weight.shape[0] if weight.dim() else 0, x.shape[1]
@@ -68,25 +69,17 @@ def _filter_transform():
 
 
 def _refuses(x, weight, transformed, bias, join):
-    if reason := extension.refuses(x, join):
+    if reason := extension.sampling_refuses((x, join), (weight, transformed, bias)):
         return reason
-    if x.is_cuda or x.dtype != torch.float32:
-        return f"x is {x.dtype} on {x.device.type}; it serves torch.float32 on cpu"
     if transformed is None:
         return "no transformed weight was given"
-    tensors = (x, weight, transformed, bias, join)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        return "a gradient is wanted, and it has none"
-    for tensor in (x, join):
-        if tensor is not None and not tensor.is_contiguous(memory_format=torch.channels_last):
-            return f"strides {tuple(tensor.stride())}; it serves channels_last"
     inputs, height, width = x.shape[1:]
-    if forced() != "cpp" and (inputs < FEWEST_INPUTS or height * width < FEWEST_PIXELS):
+    if forced() != "cpu" and (inputs < FEWEST_INPUTS or height * width < FEWEST_PIXELS):
         return f"{inputs} channels at {height}x{width}, where a direct sum is as fast; it serves {FEWEST_INPUTS} at {FEWEST_PIXELS} pixels"
     return None
 
 
-def _cpp(x, weight, transformed, bias, join, scale):
+def _cpu(x, weight, transformed, bias, join, scale):
     none = x.new_empty(0)
     bias = none if bias is None else bias.contiguous()
     return torch.ops.ddgan_cpp.conv3x3(x, transformed.contiguous(), bias, none if join is None else join, float(scale), len(weight))
@@ -100,4 +93,4 @@ if not extension.MISSING:
         return torch.empty((batch, outputs, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-BACKENDS = {"cpp": (_refuses, _cpp), "reference": (always, reference)}
+BACKENDS = {"cpu": (_refuses, _cpu), "reference": (always, reference)}

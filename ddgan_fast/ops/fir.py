@@ -134,7 +134,7 @@ down2.register_autograd(_adjoint(lambda g, ctx: adjoint_of_down2(g, *ctx.size, c
 blur.register_autograd(_adjoint(lambda g, ctx: blur(g, 3 - ctx.options[0])), setup_context=_keep)
 
 
-def _cpp_refuses(x):
+def _cpu_refuses(x):
     return extension.sampling_refuses((x,))
 
 
@@ -149,16 +149,16 @@ if not extension.MISSING:
 
 UP = {
     "triton": (triton_refuses, lambda x: up2(x, 2 * x.shape[2], 2 * x.shape[3], 1.0)),
-    "cpp": (_cpp_refuses, lambda x: torch.ops.ddgan_cpp.fir_up2(x)),
+    "cpu": (_cpu_refuses, lambda x: torch.ops.ddgan_cpp.fir_up2(x)),
     "reference": (always, reference_up2),
 }
 DOWN = {
     "triton": (triton_refuses, lambda x: down2(x, 1.0)),
-    "cpp": (_cpp_refuses, lambda x: torch.ops.ddgan_cpp.fir_down2(x)),
+    "cpu": (_cpu_refuses, lambda x: torch.ops.ddgan_cpp.fir_down2(x)),
     "reference": (always, reference_down2),
 }
 BLUR = {
     "triton": (triton_refuses, lambda x: blur(x, 2)),
-    "cpp": (_cpp_refuses, lambda x: torch.ops.ddgan_cpp.fir_blur(x)),
+    "cpu": (_cpu_refuses, lambda x: torch.ops.ddgan_cpp.fir_blur(x)),
     "reference": (always, reference_blur),
 }

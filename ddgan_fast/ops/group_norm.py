@@ -280,7 +280,7 @@ def _run(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats,
     return _results(y, cat if joined else x, fir, concat, fir_x)
 
 
-def _cpp(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat, fir_x):
+def _cpu(x, scale, shift, groups, eps, swish, fir, skip, bias, embedding, stats, skip_stats, concat, fir_x):
     """adaptive_group_norm by the extension; `stats` are not needed."""
     nothing = x.new_empty(0)
     rows = [nothing if row is None else dense_row(row) for row in (bias, embedding, scale, shift)]
@@ -305,8 +305,8 @@ def _triton_refuses(x, skip, groups, *_):
     return triton_refuses(x, skip)
 
 
-def _cpp_refuses(x, skip, groups, *rows):
+def _cpu_refuses(x, skip, groups, *rows):
     return extension.sampling_refuses((x, skip), rows)
 
 
-BACKENDS = {"triton": (_triton_refuses, _run), "cpp": (_cpp_refuses, _cpp), "reference": (always, reference)}
+BACKENDS = {"triton": (_triton_refuses, _run), "cpu": (_cpu_refuses, _cpu), "reference": (always, reference)}

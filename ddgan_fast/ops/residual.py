@@ -94,7 +94,7 @@ def _run(x, h, x_bias, h_bias, with_stats, up, scale):
     return out, stats if with_stats else None
 
 
-def _cpp(x, h, x_bias, h_bias, with_stats, up, scale):
+def _cpu(x, h, x_bias, h_bias, with_stats, up, scale):
     biases = (x.new_empty(0) if bias is None else dense_row(bias) for bias in (x_bias, h_bias))
     return torch.ops.ddgan_cpp.residual_join(fir_up2(x) if up else x, h, *biases, scale), None
 
@@ -105,6 +105,6 @@ if not extension.MISSING:
 
 BACKENDS = {
     "triton": (lambda x, h, *_: triton_refuses(x, h), _run),
-    "cpp": (lambda x, h, *biases: extension.sampling_refuses((x, h), biases), _cpp),
+    "cpu": (lambda x, h, *biases: extension.sampling_refuses((x, h), biases), _cpu),
     "reference": (always, reference),
 }

@@ -8,8 +8,8 @@ import torch
 
 from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.models import memory_format
-from ddgan_fast.models.inference import optimize_for_sampling
-from ddgan_fast.ops import backend
+from ddgan_fast.models.inference import TRANSFORMATIONS, optimize_for_sampling
+from ddgan_fast.ops import backend, extension
 from ddgan_fast.sampling.generate import Sampler
 from ddgan_fast.sampling.graph import GraphSampler
 
@@ -19,12 +19,7 @@ ENGINES = {
     "compile": "the folded form through torch.compile, on plain torch operations",
     "graph": "the folded form and all T steps in one CUDA graph",
 }
-PRECISIONS = {  # (dtype, whether float32 convolutions may use TF32)
-    "fp32": (torch.float32, False),
-    "tf32": (torch.float32, True),
-    "bf16": (torch.bfloat16, None),
-    "fp16": (torch.float16, None),
-}
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def refuses(engine, device):
@@ -46,13 +41,13 @@ def choose(device, network="unet"):
         return "eager", "a network for points has nothing to fold"
     if device.type == "cuda":
         return "graph", "one launch per batch"
-    return "folded", "the fewest operations, and convolutions by Winograd"
+    return "folded", "the fewest operations" + ("" if extension.MISSING else ", and in float32 convolutions by Winograd")
 
 
 def build(engine, generator, schedule, precision=None):
     """The Sampler of a generator (models.build_generator, in eval mode) on its device.
 
-    engine: a name of ENGINES, or "auto".  precision: a name of PRECISIONS, or None for the generator's dtype.
+    engine: a name of ENGINES, or "auto".  precision: a name of PRECISIONS, or None for the generator's dtype, without TF32.
     Raises InputError for an unknown name and for what the network does not have, MissingError for what is not there on this machine.
     """
     network, device = generator.config.network, schedule.posterior.device
@@ -63,15 +58,15 @@ def build(engine, generator, schedule, precision=None):
     if precision == "tf32" and device.type != "cuda":
         raise MissingError("precision 'tf32': a CUDA device has it; take fp32")
     engine = choose(device, network)[0] if engine == "auto" else engine
-    if reason := refuses(engine, device):
-        raise MissingError(f"engine {engine!r}: {reason}")
     if network != "unet" and engine != "eager":
         raise InputError(f"engine {engine!r}: a network for points has no folded form; take eager or auto")
-    dtype, allow_tf32 = PRECISIONS.get(precision, (next(generator.parameters()).dtype, None))
+    if reason := refuses(engine, device):
+        raise MissingError(f"engine {engine!r}: {reason}")
+    dtype, allow_tf32 = PRECISIONS.get(precision, next(generator.parameters()).dtype), precision == "tf32"
     if engine == "eager":
         generator = generator if dtype == next(generator.parameters()).dtype else copy.deepcopy(generator).to(dtype)
         return Sampler(generator, schedule, dtype, memory_format(device), allow_tf32)
-    form = optimize_for_sampling(generator, schedule, dtype, device)
+    form = optimize_for_sampling(generator, schedule, dtype, device, TRANSFORMATIONS if engine == "compile" else None)
     if engine == "compile":
         form.net.unet = _compiled(form.net.unet)
     return (GraphSampler if engine == "graph" else Sampler)(form, schedule, dtype, torch.channels_last, allow_tf32)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager
 
 import torch
 
@@ -19,11 +19,11 @@ class Sampler:
 
     measures_algorithms = False  # of cuDNN: the fastest is taken then, and may be another one in the next process
 
-    def __init__(self, network, schedule, dtype, layout, allow_tf32=None):
+    def __init__(self, network, schedule, dtype, layout, allow_tf32=False):
         """network: as `diffusion.denoise` takes it, with `config` (config.Model), in eval mode.  schedule: on its device.
 
         dtype, layout: of the images that the network sees.  allow_tf32: whether float32 convolutions of a GPU may round their inputs to
-        TF32; None: as torch is set.
+        TF32.
         """
         self.network, self.schedule, self.dtype, self.layout, self.allow_tf32 = network, schedule, dtype, layout, allow_tf32
         self.device = schedule.posterior.device
@@ -61,12 +61,16 @@ class Sampler:
         x = x.to(self.device, self.dtype)
         return x.to(memory_format=self.layout) if x.dim() == 4 else x
 
+    @contextmanager
     def convolutions(self):
         """The settings of cuDNN while this network runs."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        allow_tf32 = torch.backends.cudnn.allow_tf32 if self.allow_tf32 is None else self.allow_tf32
-        return torch.backends.cudnn.flags(enabled=True, benchmark=self.measures_algorithms, allow_tf32=allow_tf32)
+        cudnn = torch.backends.cudnn
+        before = cudnn.conv.fp32_precision, cudnn.benchmark
+        cudnn.conv.fp32_precision, cudnn.benchmark = "tf32" if self.allow_tf32 else "ieee", self.measures_algorithms
+        try:
+            yield
+        finally:
+            cudnn.conv.fp32_precision, cudnn.benchmark = before
 
 
 def batches(sampler, seeds, batch_size, as_uint8=False):
@@ -85,7 +89,7 @@ def batches(sampler, seeds, batch_size, as_uint8=False):
                 raise
             if len(part) == 1:
                 text = f"out of memory with one image: {str(error).splitlines()[0]}"
-                raise ResourceError(f"{text}; free memory, or take --precision bf16 or another --device") from error
+                raise ResourceError(f"{text}; free memory, or take a lower precision or another device") from error
             batch_size = len(part) // 2
         else:
             yield part, samples

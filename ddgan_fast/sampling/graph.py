@@ -10,7 +10,7 @@ from ddgan_fast.noise import as_seeds
 from ddgan_fast.sampling.generate import Sampler
 
 KEPT = 8  # graphs, each with its own activations
-MOST_PADDING = 1.25  # a kept graph serves batches down to this part of its size
+MOST_PADDING = 1.25  # of a size that comes again: where a kept graph is larger by more, it gets a graph of its own
 WARM_UP = 3  # calls before the capture: kernels are compiled and convolution algorithms are chosen
 
 
@@ -31,13 +31,16 @@ class GraphSampler(Sampler):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.graphs = OrderedDict()  # (batch size, as_uint8) -> Recorded, the latest used last
+        self.asked = set()
 
     @torch.no_grad()
     def sample(self, seeds, as_uint8=False):
         """As `Sampler.sample`, without waiting for the device."""
         count = len(seeds)
-        fits = [size for size, kind in self.graphs if kind == as_uint8 and count <= size <= MOST_PADDING * count]
-        key = min(fits, default=count), as_uint8
+        fit = min((size for size, kind in self.graphs if kind == as_uint8 and size >= count), default=None)
+        again = (count, as_uint8) in self.asked
+        key = count if fit is None or (again and fit > MOST_PADDING * count) else fit, as_uint8
+        self.asked.add((count, as_uint8))
         if key not in self.graphs:
             if len(self.graphs) == KEPT:
                 self.graphs.popitem(last=False)
@@ -50,7 +53,13 @@ class GraphSampler(Sampler):
 
     def _record(self, size, as_uint8):
         seeds = torch.zeros(size, dtype=torch.int64, device=self.device)
-        replay, samples = self.capture(lambda: self.draw(seeds, as_uint8))
+        try:
+            replay, samples = self.capture(lambda: self.draw(seeds, as_uint8))
+        except torch.OutOfMemoryError:
+            if not self.graphs:
+                raise
+            self.graphs.clear()  # their memory may be enough
+            return self._record(size, as_uint8)
         return Recorded(replay, seeds, samples)
 
     def capture(self, run):
@@ -63,6 +72,10 @@ class GraphSampler(Sampler):
                     run()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=side):
                 samples = run()
-        return graph.replay, samples
+
+        def replay(held=run):  # what the graph reads lives as long as the graph
+            graph.replay()
+
+        return replay, samples

@@ -28,8 +28,9 @@ def write(draw, seeds, out, kind, shape, batch_size, origin=None):
     """Write the samples of `seeds` and return the path: png: folder `out`; npz and grid: file `out`.
 
     draw: (seeds, batch_size) -> iterable of (seeds, samples [b, *shape], images also uint8 [b, H, W, C]).
-    origin: JSON object of what decides the samples (model, precision); files of the same origin are kept and not drawn again.
-    Under torchrun each rank draws its share, batch by batch, and returns when all are done.
+    origin: JSON object of what decides the samples (model, precision). PNGs, and a whole npz or its parts, of the same origin are kept and
+    not drawn again; a grid is. Under torchrun each rank draws its share, batch by batch, and returns when all are done; a grid is drawn by
+    the first alone.
     Raises InputError where kind and shape do not fit or the files there have another origin, ResourceError for a full disk.
     """
     points = len(shape) == 1
@@ -42,6 +43,7 @@ def write(draw, seeds, out, kind, shape, batch_size, origin=None):
         raise InputError(
             f"{out}: format {kind} writes {'a folder' if kind == 'png' else 'a file'}, and this is the other; give another --out"
         )
+    barrier()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         {"png": write_pngs, "npz": write_npz, "grid": write_grid}[kind](draw, seeds, out, shape, batch_size, origin)
@@ -49,6 +51,13 @@ def write(draw, seeds, out, kind, shape, batch_size, origin=None):
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error}") from error
     return out
+
+
+def sweep(folder, names):
+    """Remove what a killed run left of files of these names."""
+    for path in folder.glob(".tmp-*"):
+        if path.name.rpartition("-")[2] in names:
+            path.unlink(missing_ok=True)
 
 
 def share(seeds, batch_size):
@@ -94,9 +103,10 @@ def to_host(batches):
             values = samples.float() if samples.dim() == 2 else to_uint8(samples)
             done = None
             if values.is_cuda:
-                values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-                done = torch.cuda.Event()
-                done.record()
+                with torch.cuda.device(values.device):
+                    values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+                    done = torch.cuda.Event()
+                    done.record()
             waiting.append((seeds, values.contiguous(), done))
             if len(waiting) > 1:
                 yield finished()
@@ -111,13 +121,12 @@ def to_host(batches):
 def write_pngs(draw, seeds, out, shape, batch_size, origin):
     """out/<seed>.png for each image; those that are there are not drawn again."""
     claim(out, origin, "*.png")
-    own = [seed for _, part in share(seeds, batch_size) for seed in part]
+    names = {f"{seed:08d}.png": seed for _, part in share(seeds, batch_size) for seed in part}
+    sweep(out, names)
     there = set(os.listdir(out))
-    names = {f"{seed:08d}.png": seed for seed in own}
-    for name in there:
-        if name.startswith(".tmp-") and name.split("-", 2)[2] in names:  # of a run that was killed
-            (out / name).unlink(missing_ok=True)
     missing = [seed for name, seed in names.items() if name not in there]
+    if not missing:
+        return
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         pending = deque()
         for part, images in to_host(draw(missing, batch_size)):
@@ -136,10 +145,38 @@ def _results(futures):
 def write_npz(draw, seeds, out, shape, batch_size, origin):
     """One npz: `images` uint8 [N, H, W, C] (or `points` float32 [N, 2]) and `seeds` int64 [N]; its batches lie in <out>.parts until all
     are there."""
-    parts = out.with_name(f"{out.name}.parts")
-    numbers = np.array(seeds, np.int64)
-    claim(parts, {"origin": origin, "seeds": sha256(numbers.tobytes()).hexdigest(), "batch_size": batch_size}, "*.npy")
-    missing = [(start, part) for start, part in share(seeds, batch_size) if not (parts / f"{start:09d}.npy").exists()]
+    parts, numbers = out.with_name(f"{out.name}.parts"), np.array(seeds, np.int64)
+    record = {"origin": origin, "seeds": sha256(numbers.tobytes()).hexdigest()}
+    if not _is_complete(out, record):
+        claim(parts, record | {"batch_size": batch_size}, "*.npy")
+        _draw_parts(draw, share(seeds, batch_size), parts, shape, batch_size)
+        barrier()
+        if rank_and_world()[0] == 0:
+            _join(parts, numbers, out, shape, batch_size, record)
+    if rank_and_world()[0] == 0:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _is_complete(out, record):
+    """Whether `out` is the npz of this record. Raises InputError where it is another file."""
+    if not out.exists():
+        return False
+    try:
+        with zipfile.ZipFile(out) as archive:
+            found = json.loads(archive.read(RECORD))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        found = None
+    if found != record:
+        raise InputError(f"{out}: is a file of other seeds, another model or precision; give another --out or remove it")
+    return True
+
+
+def _draw_parts(draw, own, parts, shape, batch_size):
+    """Write the parts of this rank that are missing."""
+    missing = [(start, part) for start, part in own if not (parts / f"{start:09d}.npy").exists()]
+    if not missing:
+        return
+    sweep(parts, {f"{start:09d}.npy" for start, _ in missing})
     drawn = to_host(draw([seed for _, part in missing for seed in part], batch_size))
     left = np.empty((0, *_item(shape)))
     for start, part in missing:
@@ -149,9 +186,6 @@ def write_npz(draw, seeds, out, shape, batch_size, origin):
         with whole_file(parts / f"{start:09d}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, left[: len(part)])
         left = left[len(part) :]
-    barrier()
-    if rank_and_world()[0] == 0:
-        _join(parts, numbers, out, shape, batch_size)
 
 
 def _item(shape):
@@ -159,8 +193,9 @@ def _item(shape):
     return shape if len(shape) == 1 else (*shape[1:], shape[0])
 
 
-def _join(parts, seeds, out, shape, batch_size):
-    """The parts into one npz, part by part; then they go."""
+def _join(parts, seeds, out, shape, batch_size, record):
+    """The parts into one npz, part by part."""
+    sweep(out.parent, {out.name})
     name, kind = ("points", "<f4") if len(shape) == 1 else ("images", "|u1")
     with whole_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -169,7 +204,7 @@ def _join(parts, seeds, out, shape, batch_size):
                 member.write(np.load(parts / f"{start:09d}.npy").tobytes())
         with archive.open("seeds.npy", "w") as member:
             np.lib.format.write_array(member, seeds)
-    shutil.rmtree(parts)
+        archive.writestr(RECORD, json.dumps(record))
 
 
 def write_grid(draw, seeds, out, shape, batch_size, origin):

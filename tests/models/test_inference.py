@@ -64,6 +64,12 @@ def relative(got, want):
     return ((got.double() - want).norm() / want.norm()).item()
 
 
+def test_transformations_may_come_in_any_order():
+    generator, schedule, x, z = network({})
+    form = optimize_for_sampling(generator, schedule, torch.float32, transformations=ALL[::-1])
+    assert relative(form.bind(z)(x.float(), 2), generator(x, torch.full((3,), 2), z[2])) < 1e-5
+
+
 def test_indices_of_steps_may_differ_within_the_batch():
     generator, schedule, x, z = network({})
     t = torch.tensor([2, 0, 3])

@@ -46,9 +46,9 @@ def read(folder):
 
 
 @pytest.mark.parametrize("kind", ["png", "npz"])
-def test_a_killed_run_of_2000_images_goes_on(model, images, tmp_path, kind):
+def test_a_killed_run_of_2000_images_goes_on(model, images, tmp_path, monkeypatch, kind):
     out = tmp_path / ("pngs" if kind == "png" else "all.npz")
-    parts, pattern, enough = (out, "*.png", 300) if kind == "png" else (tmp_path / "all.npz.parts", "*.npy", 4)
+    parts, pattern, enough = (out, "[0-9]*.png", 300) if kind == "png" else (tmp_path / "all.npz.parts", "[0-9]*.npy", 4)
     command = ["sample", "--model", str(model), "--num-images", str(COUNT), "--format", kind, "--out", str(out), "--batch-size", "50"]
     process = start(sys.executable, "-m", "ddgan_fast.cli", *command)
     while len(list(parts.glob(pattern))) < enough and process.poll() is None:
@@ -58,11 +58,19 @@ def test_a_killed_run_of_2000_images_goes_on(model, images, tmp_path, kind):
     before = {path: path.stat().st_mtime_ns for path in parts.glob(pattern)}
     assert enough <= len(before) and (kind == "npz" or len(before) < COUNT)
     (parts / ".tmp-1-00001999.png").touch()  # what the kill may leave
+    joined = {}
+
+    def spy(folder, *arguments, join=writers._join):
+        joined.update({path: path.stat().st_mtime_ns for path in folder.glob(pattern)})
+        join(folder, *arguments)
+
+    monkeypatch.setattr(writers, "_join", spy)
     assert main(command) == 0
     if kind == "npz":
         loaded = np.load(out)
         assert np.array_equal(loaded["images"], images) and np.array_equal(loaded["seeds"], np.arange(COUNT))
-        assert not parts.exists()
+        assert not parts.exists() and len(joined) == COUNT / 50 > len(before)
+        assert all(joined[path] == mtime for path, mtime in before.items())  # none was drawn twice
         return
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in before.items())
     assert sorted(path.name for path in out.iterdir()) == [*(f"{seed:08d}.png" for seed in range(COUNT)), writers.RECORD]
@@ -105,6 +113,35 @@ def test_files_of_another_origin_are_left_alone(model, tmp_path, capsys):
     (tmp_path / "out" / writers.RECORD).write_text("half a rec")
     assert main(command) == 2
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.png")} == {p: b for p, b in before.items() if p.suffix == ".png"}
+
+
+def test_a_whole_npz_is_kept_and_another_is_refused(model, tmp_path, capsys):
+    out = tmp_path / "all.npz"
+    command = ["sample", "--model", str(model), "--format", "npz", "--out", str(out)]
+    assert main([*command, "--num-images", "3"]) == 0
+    before = out.stat().st_mtime_ns
+    (tmp_path / "all.npz.parts").mkdir()  # as a kill while the parts are removed leaves it
+    (tmp_path / "all.npz.parts/000000000.npy").touch()
+    assert main([*command, "--num-images", "3"]) == 0
+    assert out.stat().st_mtime_ns == before and [path.name for path in tmp_path.iterdir()] == ["all.npz"]
+    for other in (["--num-images", "4"], ["--num-images", "3", "--precision", "bf16"]):
+        assert main([*command, *other]) == 2
+    assert "give another --out" in capsys.readouterr().err
+    out.write_text("mine")
+    assert main([*command, "--num-images", "3"]) == 2
+    assert out.read_text() == "mine"
+
+
+def test_files_that_are_all_there_are_not_drawn(tmp_path):
+    def draw(seeds, batch_size):
+        assert seeds
+        yield seeds, torch.zeros(len(seeds), 1, 2, 2)
+
+    for kind, name in (("png", "pngs"), ("npz", "all.npz")):
+        for _ in range(2):
+            writers.write(draw, range(3), tmp_path / name, kind, (1, 2, 2), 3)
+            (tmp_path / "pngs").mkdir(exist_ok=True)
+            (tmp_path / "pngs/.tmp-foo").touch()
 
 
 def test_the_record_names_the_model(make, model, tmp_path):

@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """Peak memory of drawing 10,000 images at batch 100 is that of 200; to keep them would show."""
 
     def peak(count, *extra):
-        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / f"{count}.npz"), *extra]
+        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / f"{count}{''.join(extra)}.npz"), *extra]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     limit = 1.05 * peak(200)

@@ -99,8 +99,8 @@ def check_weights(wanted, got, first_grads, lr, limit, tiny_limit):
 
 TRAINING_RUNS = [("reference", name, dtype) for name in ("G_train_1iter", "G_train_4iter") for dtype in LIMITS]
 OTHER_BACKENDS = [
-    (None, "G_train_1iter", torch.float32),  # the extension where it is there and has a gradient
-    (None, "G_train_4iter", torch.float32),
+    ("cpp", "G_train_1iter", torch.float32),
+    ("cpp", "G_train_4iter", torch.float32),
     pytest.param("triton", "G_train_1iter", torch.float32, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
 ]
 
