@@ -191,12 +191,12 @@ def test_a_bug_is_called_one_and_debug_shows_its_traceback(monkeypatch, capsys, 
         main(["sample", "--model", str(model), "--num-images", "1", "--debug"])
 
 
-def test_out_of_memory_is_6(monkeypatch, capsys, model):
+def test_out_of_memory_is_6(monkeypatch, capsys, tmp_path, model):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("ddgan_fast.sampling.generate.Sampler.sample", fail)
-    code, _, errors = run(capsys, "sample", "--model", model, "--num-images", 1)
+    code, _, errors = run(capsys, "sample", "--model", model, "--num-images", 1, "--out", tmp_path / "out")
     assert code == 6 and "with one image" in errors and "lower precision" in errors
 
 
