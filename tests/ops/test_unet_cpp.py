@@ -172,6 +172,23 @@ def test_images_of_several_rounds_and_runs_of_pixels(assert_near):
     compare(assert_near, lambda x, row: (adaptive_group_norm(x, row, row, 4),), (x, row))
 
 
+def test_join_upsamples_and_scales(assert_near):
+    x, h, row = images(2, 20, 5, 7), images(2, 20, 10, 14, seed=1), torch.randn(20)
+    compare(assert_near, lambda x, h, row: (residual_join(x, h, row, up=True, scale=0.3),), (x, h, row))
+
+
+@pytest.mark.parametrize("fir", ["up", "down"])
+@pytest.mark.parametrize("shape", SHAPES[1:2], ids=str)
+def test_the_fir_of_the_norm_alone(assert_near, shape, fir):
+    x, skip, rows, *_ = norm_inputs(shape)
+
+    def call(x, skip, rows):
+        scale, shift = rows.chunk(2, dim=1)
+        return (adaptive_group_norm(x, scale, shift, shape[2], swish=True, fir=fir, skip=skip, fir_x=False),)
+
+    compare(assert_near, call, (x, skip, rows))
+
+
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 def test_registration(shape):
     x, skip, rows, bias, embedding = norm_inputs(shape)
