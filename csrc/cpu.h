@@ -1,6 +1,9 @@
 // The CPU kernels as a table of functions, one table for each kind of processor.
 #pragma once
 
+#include <cstdlib>
+#include <string>
+
 #include "posterior.h"
 
 namespace ddgan {
@@ -14,7 +17,17 @@ struct Kernels {
 Kernels baseline_kernels();
 #ifdef DDGAN_AVX2
 Kernels avx2_kernels();
-inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+enum class Vectors { kBaseline, kAvx2, kAvx512 };
+
+// What the processor has, or less where the environment says DDGAN_CPU=baseline or avx2: so tests compare the variants.
+inline Vectors vectors() {
+  const char* most = std::getenv("DDGAN_CPU");
+  const std::string limit = most ? most : "";
+  if (limit == "baseline" || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Vectors::kBaseline;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+  return limit == "avx2" || !avx512 ? Vectors::kAvx2 : Vectors::kAvx512;
+}
 #endif
 
 namespace {

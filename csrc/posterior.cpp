@@ -13,7 +13,7 @@ namespace {
 
 const Kernels& kernels() {
 #ifdef DDGAN_AVX2
-  static const Kernels chosen = has_avx2() ? avx2_kernels() : baseline_kernels();
+  static const Kernels chosen = vectors() >= Vectors::kAvx2 ? avx2_kernels() : baseline_kernels();
 #else
   static const Kernels chosen = baseline_kernels();
 #endif

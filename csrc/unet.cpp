@@ -10,13 +10,11 @@
 namespace ddgan {
 namespace {
 
-#ifdef DDGAN_AVX2
-bool has_avx512() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"); }
-#endif
-
 const UnetKernels& kernels() {
 #ifdef DDGAN_AVX2
-  static const UnetKernels chosen = has_avx512() ? avx512_unet_kernels() : has_avx2() ? avx2_unet_kernels() : baseline_unet_kernels();
+  static const UnetKernels chosen = vectors() == Vectors::kAvx512 ? avx512_unet_kernels()
+                                    : vectors() == Vectors::kAvx2 ? avx2_unet_kernels()
+                                                                  : baseline_unet_kernels();
 #else
   static const UnetKernels chosen = baseline_unet_kernels();
 #endif

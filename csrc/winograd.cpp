@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <string>
 
-#include "posterior.h"
+#include "cpu.h"
 
 namespace ddgan {
 namespace {
@@ -15,8 +15,7 @@ static_assert(kMostTiles % kMultiple == 0, "a block is full of them");
 
 const ConvKernels& kernels() {
 #ifdef DDGAN_AVX2
-  static const ConvKernels chosen =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2_conv() : baseline_conv();
+  static const ConvKernels chosen = vectors() >= Vectors::kAvx2 ? avx2_conv() : baseline_conv();
 #else
   static const ConvKernels chosen = baseline_conv();
 #endif
