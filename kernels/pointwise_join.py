@@ -17,6 +17,7 @@ LEAST_CHANNELS = 32  # down to here the tile shrinks where multiprocessors would
 PIXELS = 128  # with CHANNELS 64 sums a thread of 8 warps
 LEAST_PIXELS = 16  # the least that tl.dot takes
 INPUTS = 64  # of a step: 128 bytes of each pixel
+WARPS = {32: 8, 64: 4, 128: 8}  # of a tile of so many results: 4 for each 64, and for 32, where programs are few, more to hide the reads
 
 
 @triton.jit
@@ -93,6 +94,6 @@ def pointwise_join(x, weight, h, bias, h_bias, skip, with_stats, scale):
     pointwise_join_kernel[(triton.cdiv(channels, c), runs, batch)](
         x, skip, weight, h, bias, h_bias, out, stats,
         height * width, channels, x.shape[1], 0 if skip is None else skip.shape[1], runs,
-        SCALE=scale, C=c, P=p, K=k, UPCAST=x.is_cpu, num_warps=8 if c > 64 else 4,
+        SCALE=scale, C=c, P=p, K=k, UPCAST=x.is_cpu, num_warps=WARPS[c],
     )  # fmt: skip
     return out, stats
