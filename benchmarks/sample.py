@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import meta_networks, write_rows
 from ddgan_fast import DDGANPipeline
-from ddgan_fast.bench import Truth, latency, percentile, randomise
+from ddgan_fast.bench import Truth, latency, milliseconds, randomise, speed
 from ddgan_fast.diffusion import draw_start
 from ddgan_fast.models.inference import optimize_for_sampling, transformations_for
 from ddgan_fast.noise import as_seeds
@@ -64,8 +64,7 @@ def zero_stuffed(x, up=1, down=1, pad=(0, 0), gain=1.0):
     """The FIR filter as released code runs it: zeros between pixels, one convolution per channel and image, then every second pixel."""
     batch, channels, height, width = x.shape
     x = F.pad(x.reshape(-1, 1, height, 1, width, 1), (0, up - 1, 0, 0, 0, up - 1)).reshape(-1, 1, height * up, width * up)
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device) / 8
-    x = F.conv2d(F.pad(x, (*pad, *pad)), gain * torch.outer(taps, taps)[None, None])[:, :, ::down, ::down]
+    x = F.conv2d(F.pad(x, (*pad, *pad)), gain * fir.taps(x))[:, :, ::down, ::down]
     return x.reshape(batch, channels, *x.shape[2:])
 
 
@@ -144,7 +143,7 @@ def peak_tflops(device, precision):
     a, b = (torch.randn(side, side, dtype=engines.PRECISIONS[precision], device=device) for _ in range(2))
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if precision == "tf32" else "ieee"
-    best = latency({"product": lambda: a @ b}, device, 10)["product"][0]
+    best = min(latency({"product": lambda: a @ b}, device, 10)["product"])
     matmul.fp32_precision = before
     return 2 * side**3 / best / 1e12
 
@@ -179,11 +178,7 @@ def timed(calls, device, seconds):
 
 
 def columns(seconds, batch):
-    return {
-        "ms_p50": round(1e3 * statistics.median(seconds), 3), "ms_p90": round(1e3 * percentile(seconds, 90), 3),
-        "ms_p99": round(1e3 * percentile(seconds, 99), 3), "repetitions": len(seconds),
-        "images_per_s": round(batch / statistics.median(seconds), 2),
-    }  # fmt: skip
+    return speed(seconds, batch) | {"ms_p99": milliseconds(seconds, 99), "repetitions": len(seconds)}
 
 
 def error_columns(errors):
@@ -211,8 +206,8 @@ def engine_rows(device, seconds):
             found = columns(taken, batch)
             tflops = work * found["images_per_s"] / 1e3
             case = {"preset": preset, "engine": name, "precision": precision, "protocol": protocol, "batch": batch, "nfe": steps}
-            speed = {"tflops": round(tflops, 3), "percent_of_matmul_peak": round(100 * tflops / peaks[precision], 1)}
-            yield case | found | speed | {"peak_mb": memory[name, precision]} | error_columns(errors[name, precision])
+            rate = {"tflops": round(tflops, 3), "percent_of_matmul_peak": round(100 * tflops / peaks[precision], 1)}
+            yield case | found | rate | {"peak_mb": memory[name, precision]} | error_columns(errors[name, precision])
 
 
 def peak_mb(build, batch):

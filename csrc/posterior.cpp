@@ -4,6 +4,7 @@
 #include "cpu.h"
 #include "philox.h"
 #include "unet.h"
+#include "winograd.h"
 
 // Python reads this text in the file before it loads the library; the number changes with any schema.
 extern "C" __attribute__((visibility("default"), used)) const char ddgan_extension_abi[] = "ddgan_fast extension abi 2;";
@@ -68,11 +69,13 @@ void define_all(Library& library) {
   library.define("philox_normal(Tensor seeds, int stream, int step, int count) -> Tensor");
   library.define("philox_words(Tensor seeds, int stream, int step, int count) -> Tensor");
   define_unet(library);
+  define_conv(library);
 }
 
 void implement_cpu(Library& library) {
   implement_all<Cpu>(library);
   implement_unet(library);
+  implement_conv(library);
 }
 
 const Library schemas("ddgan_cpp", define_all);

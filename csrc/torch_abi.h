@@ -45,8 +45,8 @@ AOTITorchError torch_get_num_threads(uint32_t* out_num_threads);
 AOTITorchError aoti_torch_create_device_guard(int32_t device_index, DeviceGuardHandle* ret_guard);
 AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle guard);
 
-AOTITorchError aoti_torch_library_init_fragment(const char* ns, const char* file, uint32_t line,
-                                                TorchLibraryHandle* ret_new_torch_lib);
+AOTITorchError aoti_torch_library_init_def(const char* ns, const char* file, uint32_t line,
+                                           TorchLibraryHandle* ret_new_torch_lib);
 AOTITorchError aoti_torch_library_init_impl(const char* ns, const char* k, const char* file, uint32_t line,
                                             TorchLibraryHandle* ret_new_torch_lib);
 AOTITorchError aoti_torch_library_def(TorchLibraryHandle self, const char* schema);
@@ -124,7 +124,7 @@ inline double number(StableIValue value) {
 class Library {
  public:
   Library(const char* ns, void (*fill)(Library&)) {
-    if (aoti_torch_library_init_fragment(ns, __FILE__, __LINE__, &handle_) == 0) fill(*this);
+    if (aoti_torch_library_init_def(ns, __FILE__, __LINE__, &handle_) == 0) fill(*this);
   }
   Library(const char* ns, const char* key, void (*fill)(Library&)) {
     if (aoti_torch_library_init_impl(ns, key, __FILE__, __LINE__, &handle_) == 0) fill(*this);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu.h"
+#include "images.h"
 
 namespace ddgan {
 namespace {
@@ -26,22 +27,6 @@ constexpr int64_t kBatch = 1 << 18;   // elements of the images that are normali
 constexpr int64_t kMostRun = 256;     // pixels whose sums float holds
 
 int64_t grain_of(int64_t elements_of_unit) { return std::max<int64_t>(1, kGrain / elements_of_unit); }
-
-void require_floats(const char* op, const char* name, const Tensor& x) {
-  require(x.dtype() == aoti_torch_dtype_float32(), op, std::string(name) + " must be float32");
-}
-
-void require_images(const char* op, const char* name, const Tensor& x) {
-  require_floats(op, name, x);
-  require(channels_last(x) && x.numel() > 0, op,
-          std::string(name) + " has shape " + text(x) + "; it must be channels_last [B, C, H, W], no size 0");
-}
-
-Tensor empty_images(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
-  const int64_t sizes[4] = {like.sizes()[0], channels, height, width};
-  const int64_t strides[4] = {channels * height * width, 1, width * channels, channels};
-  return Tensor::empty(4, sizes, strides, like.dtype(), like);
-}
 
 // [C], or one row for each image of a batch that is not 0; an empty tensor is none.
 Row take_row(const char* op, const char* name, const Tensor& x, int64_t batch, int64_t channels) {

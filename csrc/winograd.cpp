@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cpu.h"
+#include "images.h"
 
 namespace ddgan {
 namespace {
@@ -69,53 +70,46 @@ void run(Conv& conv, const Tensor& like) {
   });
 }
 
-const float* floats(const char* name, const Tensor& x, const Tensor& like) {
-  require_device(kOp, name, x, like);
-  require(x.dtype() == aoti_torch_dtype_float32(), kOp, std::string(name) + " must be float32");
-  return x.data<float>();
-}
-
 // conv3x3(x, weight, bias, join, scale, outputs); an empty bias or join is none.
 void conv3x3(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x = tensor(stack[0]), weight = tensor(stack[1]), bias = tensor(stack[2]), join = tensor(stack[3]);
   Conv conv;
   conv.scale = static_cast<float>(number(stack[4]));
   conv.outputs = integer(stack[5]);
-  require(x.numel() > 0 && channels_last(x), kOp, "x has shape " + text(x) + "; it must be [B, C, H, W], channels_last, no size 0");
-  conv.x = floats("x", x, x);
+  require_images(kOp, "x", x);
+  conv.x = x.data<float>();
   conv.batch = x.sizes()[0], conv.inputs = x.sizes()[1], conv.height = x.sizes()[2], conv.width = x.sizes()[3];
   conv.rows = round_up(conv.height, kTile) / kTile, conv.columns = round_up(conv.width, kTile) / kTile;
 
-  conv.weight = floats("weight", weight, x);
   require(conv.outputs > 0, kOp, "outputs is " + std::to_string(conv.outputs) + "; it must be at least 1");
   const int64_t sizes[4] = {round_up(conv.outputs, kPanel) / kPanel, kPoints, conv.inputs, kPanel};
+  require_floats(kOp, "weight", weight);
   require(weight.dim() == 4 && std::equal(sizes, sizes + 4, weight.sizes()) && contiguous(weight), kOp,
           "weight has shape " + text(weight) + "; it must be [outputs / 16, 36, inputs, 16], contiguous");
+  conv.weight = weight.data<float>();
   if (bias.numel()) {
-    conv.bias = floats("bias", bias, x);
+    require_floats(kOp, "bias", bias);
     require(bias.dim() == 1 && bias.numel() == conv.outputs && contiguous(bias), kOp,
             "bias has shape " + text(bias) + "; it must be [outputs], contiguous");
+    conv.bias = bias.data<float>();
   }
-  const int64_t shape[4] = {conv.batch, conv.outputs, conv.height, conv.width};
-  const int64_t strides[4] = {conv.outputs * conv.height * conv.width, 1, conv.width * conv.outputs, conv.outputs};
+  Tensor out = empty_images(x, conv.outputs, conv.height, conv.width);
   if (join.numel()) {
-    conv.join = floats("join", join, x);
-    require(channels_last(join) && std::equal(shape, shape + 4, join.sizes()), kOp,
-            "join has shape " + text(join) + "; it must be [B, outputs, H, W], channels_last");
+    require_images(kOp, "join", join);
+    require(same_sizes(join, out), kOp, "join has shape " + text(join) + "; it must be [B, outputs, H, W]");
+    conv.join = join.data<float>();
   }
-  Tensor out = Tensor::empty(4, shape, strides, x.dtype(), x);
   conv.out = out.data<float>();
   run(conv, x);
   stack[0] = out.release();
 }
 
-void define(Library& library) {
+}  // namespace
+
+void define_conv(Library& library) {
   library.define("conv3x3(Tensor x, Tensor weight, Tensor bias, Tensor join, float scale, int outputs) -> Tensor");
 }
-void implement(Library& library) { library.implement(kOp, conv3x3); }
 
-const Library schema("ddgan_cpp", define);
-const Library cpu("ddgan_cpp", "CPU", implement);
+void implement_conv(Library& library) { library.implement(kOp, conv3x3); }
 
-}  // namespace
 }  // namespace ddgan

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "torch_abi.h"
+
 namespace ddgan {
 
 constexpr int64_t kTile = 4, kPoints = 36;
@@ -42,5 +44,8 @@ ConvKernels baseline_conv();
 #ifdef DDGAN_AVX2
 ConvKernels avx2_conv();
 #endif
+
+void define_conv(Library& library);
+void implement_conv(Library& library);
 
 }  // namespace ddgan

@@ -4,14 +4,13 @@ A call is what a user waits for: x_T, latents, noise, T network evaluations, pos
 what else the machine does meets all of them.
 """
 
-import math
-import statistics
 import time
 from functools import partial
 
+import numpy as np
 import torch
 
-from ddgan_fast.diffusion import denoise, draw_start
+from ddgan_fast.diffusion import bound, denoise, draw_start
 from ddgan_fast.errors import InputError
 from ddgan_fast.models.layers import init_uniform
 from ddgan_fast.sampling import engine as engines
@@ -29,7 +28,7 @@ def randomise(generator, seed=0):
 
 
 def latency(calls, device, iterations):
-    """{name: seconds of each call, sorted} of {name: function without arguments}, which take turns after WARM_UP calls each.
+    """{name: seconds of each call} of {name: function without arguments}, which take turns after WARM_UP calls each.
 
     On a GPU, seconds between events around the call on a device that was idle.
     """
@@ -41,7 +40,7 @@ def latency(calls, device, iterations):
     for _ in range(iterations):
         for name, call in calls.items():
             taken[name].append(once(call))
-    return {name: sorted(seconds) for name, seconds in taken.items()}
+    return taken
 
 
 def _host_seconds(call):
@@ -61,9 +60,15 @@ def _gpu_seconds(device, call):
     return begin.elapsed_time(end) / 1e3
 
 
-def percentile(values, percent):
-    """The value that so many percent of sorted values do not exceed, by the nearest rank."""
-    return values[max(math.ceil(len(values) * percent / 100) - 1, 0)]
+def speed(seconds, batch):
+    """{ms_p50, ms_p90, images_per_s} of the seconds that calls took for a batch; p90 is the nearest rank."""
+    median = float(np.median(seconds))
+    return {"ms_p50": round(1e3 * median, 3), "ms_p90": milliseconds(seconds, 90), "images_per_s": round(batch / median, 2)}
+
+
+def milliseconds(seconds, percent):
+    """What so many percent of the seconds do not exceed, by the nearest rank."""
+    return round(1e3 * float(np.percentile(seconds, percent, method="inverted_cdf")), 3)
 
 
 class Truth:
@@ -86,16 +91,10 @@ class Truth:
     @torch.no_grad()
     def errors(self, sampler):
         """(largest |got - want| / |want| of a network evaluation, in Euclidean norms; mean |difference| of the images in 255ths)."""
-        network = sampler.network
-        evaluate = network.bind(self.z) if hasattr(network, "bind") else None
-        worst = 0.0
+        evaluate, worst = bound(sampler.network, sampler.latents(self.z)), 0.0
         for x_t, t, want in self.calls:
-            x_t = sampler.placed(x_t)
             with sampler.convolutions():
-                if evaluate:
-                    got = evaluate(x_t, t)
-                else:
-                    got = network(x_t, torch.full((len(x_t),), t, device=x_t.device), None if self.z is None else self.z[t].to(x_t))
+                got = evaluate(sampler.placed(x_t), t)
             worst = max(worst, ((got.float() - want).norm() / want.norm()).item())
         images = sampler.sample(self.seeds.tolist())
         return worst, 127.5 * (images.float().clamp(-1, 1) - self.images.clamp(-1, 1)).abs().mean().item()
@@ -118,14 +117,10 @@ def measure(pipe, names, batch_sizes, iterations, precision="fp32", progress=lam
     rows = []
     for batch in batch_sizes:
         progress(f"batch {batch}")
-        calls = {name: lambda sampler=sampler: sampler.sample(range(batch), as_uint8=True) for name, sampler in samplers.items()}  # noqa: B023
+        calls = {name: partial(sampler.sample, range(batch), as_uint8=True) for name, sampler in samplers.items()}
         for name, seconds in latency(calls, pipe.device, iterations).items():
             error, image_error = errors[name]
             chosen = engines.choose(pipe.device, pipe.config.model.network)[0] if name == "auto" else name
-            rows.append({
-                "engine": name, "runs": chosen, "precision": precision, "batch": batch,
-                "nfe": pipe.config.diffusion.steps, "ms_p50": round(1e3 * statistics.median(seconds), 3),
-                "ms_p90": round(1e3 * percentile(seconds, 90), 3), "images_per_s": round(batch / statistics.median(seconds), 2),
-                "max_error": float(f"{error:.2e}"), "image_error": float(f"{image_error:.2e}"),
-            })  # fmt: skip
+            case = {"engine": name, "runs": chosen, "precision": precision, "batch": batch, "nfe": pipe.config.diffusion.steps}
+            rows.append(case | speed(seconds, batch) | {"max_error": float(f"{error:.2e}"), "image_error": float(f"{image_error:.2e}")})
     return rows

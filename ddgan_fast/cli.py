@@ -88,9 +88,11 @@ class Sample:
         seeds = parse_seeds(0 if self.seeds is None else self.seeds, self.num_images)
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size}: it must be 1 or more")
-        pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)).compile(self.engine, self.precision)
+        pipe, origin = DDGANPipeline.from_pretrained(self.model), None
+        if self.format != "grid":
+            origin = {"model": fingerprint(pipe.generator, pipe.config), "precision": self.precision or "fp32"}
+        pipe.to(pick_device(self.device)).compile(self.engine, self.precision)
         shape, (rank, world) = pipe.config.model.sample_shape, rank_and_world()
-        origin = {"model": fingerprint(pipe.generator, pipe.config), "precision": self.precision or "fp32"}
         out = self.out or Path({"png": "samples", "npz": "samples.npz", "grid": "samples.png"}[self.format])
         with tqdm(total=-(-len(seeds) // world), unit="img", mininterval=1.0, disable=rank > 0) as bar:
 

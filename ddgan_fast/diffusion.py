@@ -5,7 +5,6 @@ Indices as in the released code: `t` in 0..T-1 numbers the cleaner image of a pa
 
 import copy
 import dataclasses
-from functools import partial
 
 import numpy as np
 import torch
@@ -92,7 +91,7 @@ def denoise(generator, schedule, x, z, noise=None, start=None, seeds=None, as_ui
     Returns x_0 [B, ...], or as_uint8 the image [B, H, W, C] of `ops.posterior_final_uint8`; NFE = start + 1.
     """
     table = schedule.posterior
-    evaluate = generator.bind(z) if hasattr(generator, "bind") else partial(_evaluate, generator, z)
+    evaluate = bound(generator, z)
     for i in range(schedule.steps - 1 if start is None else start, -1, -1):
         x0 = evaluate(x, i)
         if i == 0 and as_uint8:
@@ -102,8 +101,11 @@ def denoise(generator, schedule, x, z, noise=None, start=None, seeds=None, as_ui
     return x
 
 
-def _evaluate(generator, z, x, i):
-    return generator(x, torch.full((len(x),), i, device=x.device), None if z is None else z[i])
+def bound(generator, z):
+    """The function (x_t, t) -> x0 of a generator with its latents z [T, B, nz] or None, t one index for all images."""
+    if hasattr(generator, "bind"):
+        return generator.bind(z)
+    return lambda x, t: generator(x, torch.full((len(x),), t, device=x.device), None if z is None else z[t])
 
 
 def draw_start(seeds, model, steps):

@@ -42,7 +42,7 @@ def collect():
         "versions": {"ddgan_fast": __version__, "python": platform.python_version(), "system": platform.platform()}
         | {name: _version(name) for name in CORE},
         "devices": devices,
-        "backends": {"reference": THERE, "triton": _triton(), "cpp": extension.MISSING or THERE}
+        "backends": {"reference": THERE, "triton": _triton(), "cpp": extension.MISSING or THERE, "cpu": extension.MISSING or THERE}
         | ({"forced": name} if (name := backend.forced()) else {}),
         "extension": {"ddgan_fast/_C.so": extension.MISSING or THERE, "ddgan_fast/_cuda.so": _cuda_part()},
         "engines": {"auto": "{}: {}".format(*engine.choose(device))}

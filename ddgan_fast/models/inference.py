@@ -14,6 +14,7 @@ from torch import nn
 from ddgan_fast.errors import InputError
 from ddgan_fast.models.layers import EPS, AdaGN, Attention, Features, PyramidDown, ResBlock, without_bias
 from ddgan_fast.ops import adaptive_group_norm, conv3x3, extension, fir_up2, layout_of, pointwise_join, residual_join, winograd_weight
+from ddgan_fast.ops.fir import taps
 from ddgan_fast.ops.pointwise_join import pointwise
 from ddgan_fast.ops.residual import SCALE
 
@@ -168,8 +169,8 @@ class MergedPyramid(nn.Module):
     def __init__(self, down):
         super().__init__()
         weight = down.conv.weight
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=weight.dtype, device=weight.device) / 8
-        merged = F.conv2d(weight.reshape(-1, 1, 3, 3), torch.outer(taps, taps)[None, None], padding=3).reshape(*weight.shape[:2], 6, 6)
+        single = weight.reshape(-1, 1, 3, 3)
+        merged = F.conv2d(single, taps(single), padding=3).reshape(*weight.shape[:2], 6, 6)
         self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], 6, stride=2, padding=2, device="meta")
         self.conv.weight = nn.Parameter(merged.contiguous(memory_format=torch.channels_last))
         self.conv.bias = down.conv.bias

@@ -74,3 +74,16 @@ def layout_of(*tensors):
 def dense_row(row):
     """scale, shift or bias with its channels side by side in memory, as the kernels read it; None stays None."""
     return row if row is None or row.stride(-1) == 1 else row.contiguous()
+
+
+def stats_shape(x):
+    """An empty tensor of the size of x's partial statistics."""
+    from ddgan_fast.kernels.tiles import runs_of
+
+    runs = runs_of(x.shape[2] * x.shape[3])
+    return x.new_empty((x.shape[0], 2, runs, x.shape[1]), dtype=wide_of(x))
+
+
+def wide_of(x):
+    """The dtype of statistics of x."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

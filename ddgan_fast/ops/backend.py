@@ -73,6 +73,11 @@ def transformed():
     return torch._C._functorch.get_dynamic_layer_stack_depth() > 0 or torch.autograd.forward_ad._current_level >= 0
 
 
+def wants_gradient(*tensors):
+    """Whether autograd would record an op on these tensors (None among them is passed over)."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def triton_refuses(x, *others):
     """Why the Triton kernels cannot serve images x and `others` (None among them is passed over), or None."""
     if not HAS_TRITON:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ddgan_fast.ops.backend import transformed
+from ddgan_fast.ops.backend import transformed, wants_gradient
 
 PACKAGE = Path(__file__).parents[1]
 ABI = b"ddgan_fast extension abi 2;"  # a text in csrc/posterior.cpp and .cu; it changes with any schema
@@ -97,10 +97,9 @@ def sampling_refuses(images, rows=()):
         return MISSING
     if transformed():
         return "torch.func and forward-mode differentiation take plain torch"
-    images, rows = ([tensor for tensor in tensors if tensor is not None] for tensors in (images, rows))
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*images, *rows)):
+    if wants_gradient(*images, *rows):
         return "it has no gradient, and one is wanted: call it under torch.no_grad()"
-    for tensor in images:
+    for tensor in [image for image in images if image is not None]:
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
             return f"tensors are {tensor.dtype} on {tensor.device.type}; it serves torch.float32 on cpu"
         if not tensor.is_contiguous(memory_format=torch.channels_last):

@@ -36,25 +36,25 @@ def fir_blur(x):
     return pick("fir_blur", BLUR, x)(x)
 
 
-def _taps(x):
+def taps(x):
     """[C, 1, 4, 4]: the outer product of [1, 3, 3, 1] / 8 with itself."""
-    taps = (4 - (2 * torch.arange(4, device=x.device) - 3).abs()).to(x.dtype) / 8  # made on the device: no copy from the host
-    return torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)
+    row = (4 - (2 * torch.arange(4, device=x.device) - 3).abs()).to(x.dtype) / 8  # made on the device: no copy from the host
+    return torch.outer(row, row).expand(x.shape[1], 1, 4, 4)
 
 
 def reference_up2(x):
     """fir_up2 in plain torch."""
-    return F.conv_transpose2d(x, 4 * _taps(x), stride=2, padding=1, groups=x.shape[1])
+    return F.conv_transpose2d(x, 4 * taps(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def reference_down2(x):
     """fir_down2 in plain torch."""
-    return F.conv2d(x, _taps(x), stride=2, padding=1, groups=x.shape[1])
+    return F.conv2d(x, taps(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def reference_blur(x):
     """fir_blur in plain torch."""
-    return F.conv2d(x, _taps(x), padding=2, groups=x.shape[1])
+    return F.conv2d(x, taps(x), padding=2, groups=x.shape[1])
 
 
 def resized(x, height, width):

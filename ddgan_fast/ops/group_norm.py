@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddgan_fast.errors import InputError
 from ddgan_fast.ops import extension
-from ddgan_fast.ops.arguments import dense_row, layout_of, require_images, require_like
+from ddgan_fast.ops.arguments import dense_row, layout_of, require_images, require_like, wide_of
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 from ddgan_fast.ops.fir import adjoint_of_down2, adjoint_of_up2, fir_down2, fir_up2, resized
 
@@ -103,19 +103,6 @@ def _group_mean(x, groups):
     """[B, C, 1, 1]: for each channel, the mean of its group."""
     mean = x.mean(dim=(2, 3)).unflatten(1, (groups, -1)).mean(dim=2)
     return mean.repeat_interleave(x.shape[1] // groups, dim=1)[..., None, None]
-
-
-def stats_shape(x):
-    """An empty tensor of the size of x's partial statistics."""
-    from ddgan_fast.kernels.tiles import runs_of
-
-    runs = runs_of(x.shape[2] * x.shape[3])
-    return x.new_empty((x.shape[0], 2, runs, x.shape[1]), dtype=wide_of(x))
-
-
-def wide_of(x):
-    """The dtype of statistics of x."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 @torch.library.custom_op("ddgan_fast::group_norm", mutates_args=())

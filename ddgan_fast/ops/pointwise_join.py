@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddgan_fast.ops.arguments import dense_row, require_images, require_like
-from ddgan_fast.ops.backend import always, pick, triton_refuses
-from ddgan_fast.ops.group_norm import stats_shape
+from ddgan_fast.ops.arguments import dense_row, require_images, require_like, stats_shape
+from ddgan_fast.ops.backend import always, pick, triton_refuses, wants_gradient
 from ddgan_fast.ops.residual import SCALE, residual_join
 
 OP = "pointwise_join"
@@ -66,7 +65,7 @@ def _(x, weight, h, bias, h_bias, skip, with_stats, scale):
     return torch.empty_like(h), stats_shape(h) if with_stats else x.new_empty(0)
 
 
-def refuses(x, weight, h, bias, h_bias, skip):
+def _refuses(x, weight, h, bias, h_bias, skip):
     """Why the kernel cannot serve these arguments, or None."""
     if reason := triton_refuses(x, h, skip):
         return reason
@@ -75,7 +74,7 @@ def refuses(x, weight, h, bias, h_bias, skip):
     for images in (x, h, skip):
         if images is not None and not images.is_contiguous(memory_format=torch.channels_last):
             return f"a tensor of strides {tuple(images.stride())} is not channels_last"
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, h, bias, h_bias, skip)):
+    if wants_gradient(x, weight, h, bias, h_bias, skip):
         return "a gradient is wanted, and it has no gradient"
     return None
 
@@ -85,4 +84,4 @@ def _run(x, weight, h, bias, h_bias, skip, with_stats, scale):
     return (out, stats) if with_stats else out
 
 
-BACKENDS = {"triton": (refuses, _run), "reference": (always, reference)}
+BACKENDS = {"triton": (_refuses, _run), "reference": (always, reference)}

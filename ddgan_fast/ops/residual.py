@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ddgan_fast.ops import extension
-from ddgan_fast.ops.arguments import dense_row, layout_of, require_images, require_like
+from ddgan_fast.ops.arguments import dense_row, layout_of, require_images, require_like, stats_shape, wide_of
 from ddgan_fast.ops.backend import always, pick, triton_refuses
 from ddgan_fast.ops.fir import adjoint_of_up2, fir_up2
-from ddgan_fast.ops.group_norm import stats_shape, wide_of
 
 SCALE = math.sqrt(0.5)
 

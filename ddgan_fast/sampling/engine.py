@@ -13,12 +13,9 @@ from ddgan_fast.ops import backend, extension
 from ddgan_fast.sampling.generate import Sampler
 from ddgan_fast.sampling.graph import GraphSampler
 
-ENGINES = {
-    "eager": "the plain network, operation by operation",
-    "folded": "the folded form of the network (models/inference.py), operation by operation",
-    "compile": "the folded form through torch.compile, on plain torch operations",
-    "graph": "the folded form and all T steps in one CUDA graph",
-}
+# the plain network; its folded form (models/inference.py), operation by operation; that through torch.compile; that with all T steps in one
+# CUDA graph
+ENGINES = "eager", "folded", "compile", "graph"
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -48,13 +48,16 @@ class Sampler:
 
     @torch.no_grad()
     def run(self, x, z, noise=None, seeds=None, as_uint8=False):
-        """diffusion.denoise on this device, in this dtype and layout; z keeps float32 for networks that bind it."""
+        """diffusion.denoise on this device, in this dtype and layout."""
         x = self.placed(x)
-        wide = torch.promote_types(self.dtype, torch.float32) if hasattr(self.network, "bind") else self.dtype
-        z = z if z is None else z.to(self.device, wide)
         noise = noise if noise is None else noise.to(x)
         with self.convolutions():
-            return denoise(self.network, self.schedule, x, z, noise, seeds=seeds, as_uint8=as_uint8)
+            return denoise(self.network, self.schedule, x, self.latents(z), noise, seeds=seeds, as_uint8=as_uint8)
+
+    def latents(self, z):
+        """z on this device, in the dtype that the network takes: float32 or wider where it binds them. None stays None."""
+        wide = torch.promote_types(self.dtype, torch.float32) if hasattr(self.network, "bind") else self.dtype
+        return z if z is None else z.to(self.device, wide)
 
     def placed(self, x):
         """x on this device, in the dtype and layout that the network sees."""

@@ -44,22 +44,26 @@ class GraphSampler(Sampler):
         if key not in self.graphs:
             if len(self.graphs) == KEPT:
                 self.graphs.popitem(last=False)
-            self.graphs[key] = self._record(*key)
+            recorded = self._record(*key, last_try=not self.graphs)
+            if recorded is None:
+                self.graphs.clear()  # their memory may be enough
+                recorded = self._record(*key)
+            self.graphs[key] = recorded
         self.graphs.move_to_end(key)
         recorded = self.graphs[key]
         recorded.seeds[:count].copy_(as_seeds(seeds, torch.device("cpu")), non_blocking=True)  # rows beyond keep older seeds
         recorded.replay()
         return recorded.samples[:count].clone()
 
-    def _record(self, size, as_uint8):
+    def _record(self, size, as_uint8, last_try=True):
+        """The graph of a batch size; None where the memory does not hold it and this is not the last try."""
         seeds = torch.zeros(size, dtype=torch.int64, device=self.device)
         try:
             replay, samples = self.capture(lambda: self.draw(seeds, as_uint8))
         except torch.OutOfMemoryError:
-            if not self.graphs:
+            if last_try:
                 raise
-            self.graphs.clear()  # their memory may be enough
-            return self._record(size, as_uint8)
+            return None
         return Recorded(replay, seeds, samples)
 
     def capture(self, run):

@@ -61,7 +61,7 @@ def sweep(folder, names):
 
 
 def share(seeds, batch_size):
-    """The batches of this rank: [(number, seeds)]."""
+    """The batches of this rank: [(where the first seed stands, seeds)]."""
     rank, world = rank_and_world()
     return [(start, seeds[start : start + batch_size]) for start in range(rank * batch_size, len(seeds), world * batch_size)]
 
@@ -121,7 +121,7 @@ def to_host(batches):
 def write_pngs(draw, seeds, out, shape, batch_size, origin):
     """out/<seed>.png for each image; those that are there are not drawn again."""
     claim(out, origin, "*.png")
-    names = {f"{seed:08d}.png": seed for _, part in share(seeds, batch_size) for seed in part}
+    names = {_png(seed): seed for _, part in share(seeds, batch_size) for seed in part}
     sweep(out, names)
     there = set(os.listdir(out))
     missing = [seed for name, seed in names.items() if name not in there]
@@ -130,11 +130,15 @@ def write_pngs(draw, seeds, out, shape, batch_size, origin):
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         pending = deque()
         for part, images in to_host(draw(missing, batch_size)):
-            pending.append([pool.submit(write_png, out / f"{seed:08d}.png", image) for seed, image in zip(part, images, strict=True)])
+            pending.append([pool.submit(write_png, out / _png(seed), image) for seed, image in zip(part, images, strict=True)])
             while len(pending) > PENDING:
                 _results(pending.popleft())
         for encoded in pending:
             _results(encoded)
+
+
+def _png(seed):
+    return f"{seed:08d}.png"
 
 
 def _results(futures):
@@ -173,19 +177,24 @@ def _is_complete(out, record):
 
 def _draw_parts(draw, own, parts, shape, batch_size):
     """Write the parts of this rank that are missing."""
-    missing = [(start, part) for start, part in own if not (parts / f"{start:09d}.npy").exists()]
+    missing = [(start, part) for start, part in own if not (parts / _part(start)).exists()]
     if not missing:
         return
-    sweep(parts, {f"{start:09d}.npy" for start, _ in missing})
+    sweep(parts, {_part(start) for start, _ in missing})
     drawn = to_host(draw([seed for _, part in missing for seed in part], batch_size))
     left = np.empty((0, *_item(shape)))
     for start, part in missing:
         while len(left) < len(part):  # batches are smaller than parts where memory was short
             values = next(drawn)[1]
             left = np.concatenate((left, values)) if len(left) else values
-        with whole_file(parts / f"{start:09d}.npy") as temporary, open(temporary, "wb") as file:
+        with whole_file(parts / _part(start)) as temporary, open(temporary, "wb") as file:
             np.save(file, left[: len(part)])
         left = left[len(part) :]
+
+
+def _part(start):
+    """The name of the part whose first seed stands at `start`."""
+    return f"{start:09d}.npy"
 
 
 def _item(shape):
@@ -201,7 +210,7 @@ def _join(parts, seeds, out, shape, batch_size, record):
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, {"descr": kind, "fortran_order": False, "shape": (len(seeds), *_item(shape))})
             for start in range(0, len(seeds), batch_size):
-                member.write(np.load(parts / f"{start:09d}.npy").tobytes())
+                member.write(np.load(parts / _part(start)).tobytes())
         with archive.open("seeds.npy", "w") as member:
             np.lib.format.write_array(member, seeds)
         archive.writestr(RECORD, json.dumps(record))

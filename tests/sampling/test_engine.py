@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddgan_fast.bench import Truth, measure, percentile
+from ddgan_fast.bench import Truth, measure, milliseconds, speed
 from ddgan_fast.errors import InputError, ResourceError
 from ddgan_fast.sampling import engine, generate, graph
 from ddgan_fast.sampling.graph import GraphSampler
@@ -84,6 +84,24 @@ def test_graphs_are_kept_per_batch_size_and_odd_batches_are_padded(make, monkeyp
     assert list(graphs.graphs) == [(4, True), (4, False), (1, False)]  # (8, True) had waited longest
 
 
+def test_old_graphs_make_room_for_a_new_one(make):
+    plain = make().compile("folded").sampler
+
+    class Full(Replayed):
+        def capture(self, run):
+            if self.graphs or self.most == 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().capture(run)
+
+    graphs, graphs_of_none = (Full(plain.network, plain.schedule, plain.dtype, plain.layout) for _ in range(2))
+    graphs.most, graphs_of_none.most = 1, 0
+    for size in (2, 3):
+        assert len(graphs.sample(range(size))) == size
+    assert list(graphs.graphs) == [(3, False)]
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs_of_none.sample(range(2))
+
+
 class Small:
     """A sampler whose memory holds `most` images."""
 
@@ -135,6 +153,6 @@ def test_an_engine_that_draws_something_else_shows_in_its_errors(make):
     assert error > 1e-3 and image_error > 1e-2
 
 
-def test_percentiles():
-    assert [percentile(list(range(1, 101)), percent) for percent in (50, 90, 99, 100)] == [50, 90, 99, 100]
-    assert percentile([7], 90) == 7
+def test_percentiles_are_values_that_were_measured():
+    assert [milliseconds(range(100, 0, -1), percent) for percent in (50, 90, 99, 100)] == [50e3, 90e3, 99e3, 100e3]
+    assert speed([0.004, 0.001, 0.002], 6) == {"ms_p50": 2.0, "ms_p90": 4.0, "images_per_s": 3000.0}
