@@ -29,6 +29,7 @@ from ddgan_fast.models.inference import optimize_for_sampling, transformations_f
 from ddgan_fast.noise import as_seeds
 from ddgan_fast.ops import backend, fir
 from ddgan_fast.pictures import to_uint8
+from ddgan_fast.precision import PRECISIONS
 from ddgan_fast.sampling import engine as engines
 from ddgan_fast.sampling.generate import Sampler
 from ddgan_fast.sampling.graph import GraphSampler
@@ -140,7 +141,7 @@ def rival(pipe):
 def peak_tflops(device, precision):
     """Of a large matrix product, the best of some, in 10^12 operations a second."""
     side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(side, side, dtype=engines.PRECISIONS[precision], device=device) for _ in range(2))
+    a, b = (torch.randn(side, side, dtype=PRECISIONS[precision], device=device) for _ in range(2))
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if precision == "tf32" else "ieee"
     best = min(latency({"product": lambda: a @ b}, device, 10)["product"])

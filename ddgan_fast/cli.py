@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,10 @@ SUMMARY = "Denoising Diffusion GANs: train, sample, convert. `ddgan COMMAND --he
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model: `ddgan train --preset cifar10 --data cifar10:DIR --out runs/cifar10`."""
+    """Train a model: `ddgan train --preset cifar10 --data cifar10:DIR --out runs/cifar10`.
+
+    `torchrun --nproc-per-node 8 --no-python ddgan train ...` shares each batch out, one process a GPU.
+    """
 
     out: Path
     """Folder of the run: config.yaml, metrics.jsonl, samples/, checkpoints/."""
@@ -32,20 +36,41 @@ class Train:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU where there is one."""
     resume: bool = False
-    """Go on from the newest intact checkpoint of the run."""
+    """Go on from the newest intact checkpoint of the run; torchrun's restarts do so by themselves."""
+    allow_inexact: bool = False
+    """With --resume: go on with another number of ranks, batch size, precision or rate, so no longer exactly as one run."""
+    patience: float = 600.0
+    """Seconds after which a rank that does not answer ends the others."""
+    dry_run: bool = False
+    """Train nothing: print all settings, parameters, memory, and the hours that 20 steps let expect."""
 
     def run(self):
         from ddgan_fast.data import open_loader
+        from ddgan_fast.distributed import barrier, rank_and_world, restarted, together
         from ddgan_fast.environment import collect
         from ddgan_fast.training.loop import train
-        from ddgan_fast.training.run import locked, open_run
+        from ddgan_fast.training.probe import report
+        from ddgan_fast.training.run import continued, locked, open_run
+        from ddgan_fast.training.state import TrainState
 
-        device = pick_device(self.device)
-        loader = open_loader(self.settings, device)
-        with locked(self.out):
-            state = open_run(self.out, self.settings, collect(), device, self.resume)
+        device, (rank, world) = pick_device(self.device), rank_and_world()
+        resume = self.resume or restarted()
+        with together(device, self.patience), ExitStack() as held:
+            loader = open_loader(self.settings, device, rank, world)
+            if self.dry_run:
+                for line in report(self.settings, loader, device):
+                    print(line, flush=True)
+                return
+            if rank == 0:
+                held.enter_context(locked(self.out))
+                state = open_run(self.out, self.settings, collect(), device, resume, self.allow_inexact)
+            barrier()  # the others read what the first has swept
+            if rank > 0:
+                fresh = not (resume and (self.out / "checkpoints").is_dir())
+                state = TrainState(self.settings, device) if fresh else continued(self.out, self.settings, device, self.allow_inexact)
             train(state, loader, self.out)
-        print(f"{self.out}: {state.step} steps; draw with: ddgan sample --model {self.out} --num-images 64 --format grid")
+        if rank == 0:
+            print(f"{self.out}: {state.step} steps; draw with: ddgan sample --model {self.out} --num-images 64 --format grid")
 
 
 @dataclass(frozen=True)
@@ -246,6 +271,7 @@ def main(argv=None):
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"] or ["--help"]
     logging.basicConfig(format="ddgan: %(message)s", level=logging.WARNING)
+    logging.getLogger("ddgan_fast").setLevel(logging.INFO)
     try:
         parse(argv).run()
         return 0

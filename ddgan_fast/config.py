@@ -108,6 +108,16 @@ class Train:
     """Processes that decode images (only for folders too large for memory)."""
     batch_size: int = 256
     """Images per step over all devices."""
+    accumulate: int = 1
+    """Parts in which each device takes its share of a step, one after the other: less memory, the same batch size."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of activations and gradients inside the networks; weights, averages, losses and optimisers are float32. fp16 scales its losses."""
+    engine: Literal["auto", "eager", "graph"] = "auto"
+    """How a step runs: graph (CUDA graphs), eager, or auto, which is graph on a GPU."""
+    optimizer: Literal["adam", "apex"] = "adam"
+    """torch's fused Adam, or FusedAdam of an installed apex."""
+    checkpoint_activations: bool = False
+    """Compute the generator's activations a second time in the backward pass in place of keeping them: less memory, a quarter more time."""
     iterations: int = 100_000
     """Training steps, each one step of D and one of G."""
     lr_g: float = 1.6e-4
@@ -123,6 +133,8 @@ class Train:
     """Weight of the R1 penalty on D; 0 leaves it out."""
     r1_every: int = 15
     """Steps between R1 penalties; the penalty is not multiplied by it."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """After a gradient that is NaN or infinite, which never reaches the weights: end the run, or go on with a warning."""
     seed: int = 0
     """Of the weights, the order of the data and the training noise: 0 to 2^32 - 1."""
     log_every: int = 100
@@ -135,7 +147,7 @@ class Train:
     """Checkpoints kept."""
 
     def __post_init__(self):
-        for name in ("batch_size", "iterations", "r1_every", "log_every", "sample_every", "checkpoint_every", "keep"):
+        for name in ("batch_size", "accumulate", "iterations", "r1_every", "log_every", "sample_every", "checkpoint_every", "keep"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("lr_g", "lr_d"):
             _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")

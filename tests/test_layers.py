@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     {"config", "errors", "kernels", "noise"},
-    {"config_file", "distributed", "sources", "pictures", "ops"},
+    {"config_file", "distributed", "precision", "sources", "pictures", "ops"},
     {"models"},
     {"diffusion"},
     {"checkpoint"},

@@ -49,6 +49,12 @@ class Loader:
         self.flip = flip
         self.workers = workers if isinstance(dataset, Folder) else 0  # a set in memory has nothing to decode
 
+    def indices(self, step):
+        """The items of a training step, over all ranks, as a list of their numbers in the data set."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(len(self.dataset), generator=_generator(self.seed, "epoch", epoch))
+        return order[place * self.global_batch : (place + 1) * self.global_batch].tolist()
+
     def batches(self, start=0):
         """An endless generator from training step `start` on: float32 [B, C, H, W] in [-1, 1], or points [B, 2], on the device.
 

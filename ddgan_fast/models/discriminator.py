@@ -7,6 +7,7 @@ from torch import nn
 from ddgan_fast.errors import InputError
 from ddgan_fast.models.layers import NEAR_ZERO, init_uniform, linear, sinusoid, without_bias
 from ddgan_fast.ops import fir_down2, residual_join
+from ddgan_fast.ops.arguments import wide_of
 
 # per block: width over the base width, and whether it halves the size; the start convolution has twice the base width
 SIZES = {
@@ -23,19 +24,19 @@ def _conv(inputs, outputs, size=3, scale=1.0, bias=True):
     return init_uniform(nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias), scale, fan="out")
 
 
-def minibatch_stddev(x):
-    """x with one channel more: the spread of the batch (Karras et al. 2018).  [B, C, H, W] -> [B, C + 1, H, W].
+def minibatch_stddev(x, parts=1):
+    """x with one channel more: the spread of the batch (Karras et al. 2018).  [parts * B, C, H, W] -> [parts * B, C + 1, H, W].
 
-    Group j of min(B, 4) samples is {j, j + B/4, ...}; its value is the mean over C, H, W of sqrt(biased variance + 1e-8).
-    Raises InputError for a batch above 4 that is no multiple of 4.
+    Group j of min(B, 4) samples of a part is {j, j + B/4, ...}; its value is the mean over C, H, W of sqrt(biased variance + 1e-8).
+    Raises InputError for a B above 4 that is no multiple of 4.
     """
-    batch, channels, height, width = x.shape
+    batch, channels, height, width = x.shape[0] // parts, *x.shape[1:]
     group = min(batch, 4)
     if batch % group:
         raise InputError(f"discriminator: a batch of {batch}; above 4 it must be a multiple of 4 (minibatch stddev)")
-    spread = x.reshape(group, -1, channels, height, width)
-    spread = (spread.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
-    return torch.cat((x, spread.repeat(group)[:, None, None, None].expand(-1, 1, height, width)), dim=1)
+    spread = x.to(wide_of(x)).reshape(parts, group, -1, channels, height, width)
+    spread = (spread.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(2, 3, 4)).to(x.dtype)  # [parts, B / group]
+    return torch.cat((x, spread.repeat(1, group).reshape(-1, 1, 1, 1).expand(-1, 1, height, width)), dim=1)
 
 
 class Block(nn.Module):
@@ -57,10 +58,11 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Discriminator(x_t, t, x_tp1) -> logit [B].
+    """Discriminator(x_t, t, x_tp1, parts=1) -> logit [B].
 
     x_t: [B, C, H, W], real or fake, the cleaner image of a pair; x_tp1: the noisier one (condition); t: [B] int64, index of
-    x_t, 0..T-1.  Any gradient order.  small halves the size 3 times (H >= 8), large 6 times (H >= 64).
+    x_t, 0..T-1.  parts: the batch is so many batches, one behind the other, that know nothing of each other.  Any gradient order.
+    small halves the size 3 times (H >= 8), large 6 times (H >= 64).
     """
 
     def __init__(self, config):
@@ -78,11 +80,11 @@ class Discriminator(nn.Module):
         self.conv_out = _conv(width + 1, width, scale=NEAR_ZERO if config.discriminator == "small" else 1.0)
         self.head = linear(width, 1, fan="out")
 
-    def forward(self, x_t, t, x_tp1):
+    def forward(self, x_t, t, x_tp1, parts=1):
         time = sinusoid(t, self.config.time_dim, x_t.dtype)
         time = _act(self.time[1](_act(self.time[0](time))))
         h = self.conv_in(torch.cat((x_t, x_tp1), dim=1))
         for block in self.blocks:
             h = block(h, time)
-        h = _act(self.conv_out(minibatch_stddev(h)))
+        h = _act(self.conv_out(minibatch_stddev(h, parts)))
         return self.head(h.sum(dim=(2, 3)))[:, 0]

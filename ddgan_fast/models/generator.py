@@ -2,8 +2,10 @@
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ddgan_fast.models.layers import (
     NEAR_ZERO,
@@ -48,6 +50,7 @@ class Generator(nn.Module):
 
     x_t: [B, C, H, W], the noisier image of a pair.  t: [B] int64, index of the cleaner one, 0..T-1.  z: [B, latent_dim]
     standard normal; None where config.latent is False.  x0: [B, C, H, W] in [-1, 1], unbounded with tanh=False.
+    checkpoint_activations: a stage's activations are computed again in the backward pass in place of being kept (Chen et al. 2016).
     Modules are registered in the order in which the released state dict numbers them.
     """
 
@@ -55,6 +58,7 @@ class Generator(nn.Module):
         """config: config.Model with network "unet"."""
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
         norm = partial(AdaGN, embedding_dim=config.embedding_dim) if config.latent else PlainGN
         block = partial(ResBlock, time_dim=4 * config.channels, norm=norm, dropout=config.dropout)
         widths = [config.channels * mult for mult in config.channel_mult]
@@ -98,6 +102,11 @@ class Generator(nn.Module):
         """t [B] -> [B, 4 * channels], Swish already applied: what the residual blocks take."""
         return F.silu(self.time[1](F.silu(self.time[0](sinusoid(t, self.config.channels, dtype)))))
 
+    def _stage(self, stage, *arguments):
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return stage(*arguments)
+        return checkpoint(stage, *arguments, use_reentrant=False, preserve_rng_state=self.config.dropout > 0)
+
     def unet(self, x, time, w):
         """x0 from x_t, the embedded time and w [B, E] (None without latent)."""
         pyramid = x if self.config.centered else 2 * x - 1
@@ -105,18 +114,18 @@ class Generator(nn.Module):
         skips = [h]
         for level in self.down:
             for stage in level.stages:
-                h = stage(h, time, w)
+                h = self._stage(stage, h, time, w)
                 skips.append(h)
             if level.resample is not None:
-                h = level.pyramid(pyramid, level.resample(h, time, w))
+                h = level.pyramid(pyramid, self._stage(level.resample, h, time, w))
                 pyramid = h.x
                 skips.append(h)
         for stage in self.middle:
-            h = stage(h, time, w)
+            h = self._stage(stage, h, time, w)
         for level in self.up:
             for stage in level.stages:
-                h = stage(h, time, w, skips.pop())
+                h = self._stage(stage, h, time, w, skips.pop())
             if level.resample is not None:
-                h = level.resample(h, time, w)
+                h = self._stage(level.resample, h, time, w)
         x0 = self.conv_out(self.norm_out(h.x, swish=True, stats=h.stats))
         return x0.tanh() if self.config.tanh else x0

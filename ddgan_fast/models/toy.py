@@ -44,5 +44,5 @@ class ToyDiscriminator(nn.Module):
         with torch.no_grad():
             self.body[-1].weight *= 0.3  # logits near 0 at the start
 
-    def forward(self, x_t, t, x_tp1):
+    def forward(self, x_t, t, x_tp1, parts=1):
         return self.body(torch.cat((DISCRIMINATOR_SCALE * x_t, x_tp1, t[:, None].to(x_t.dtype)), dim=1))[:, 0]

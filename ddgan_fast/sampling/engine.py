@@ -10,13 +10,13 @@ from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.models import memory_format
 from ddgan_fast.models.inference import TRANSFORMATIONS, optimize_for_sampling
 from ddgan_fast.ops import backend, extension
+from ddgan_fast.precision import PRECISIONS
 from ddgan_fast.sampling.generate import Sampler
 from ddgan_fast.sampling.graph import GraphSampler
 
 # the plain network; its folded form (models/inference.py), operation by operation; that through torch.compile; that with all T steps in one
 # CUDA graph
 ENGINES = "eager", "folded", "compile", "graph"
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def refuses(engine, device):

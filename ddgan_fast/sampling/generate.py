@@ -2,13 +2,13 @@
 
 import logging
 import math
-from contextlib import contextmanager
 
 import torch
 
 from ddgan_fast.diffusion import denoise, draw_start
 from ddgan_fast.errors import ResourceError
 from ddgan_fast.noise import as_seeds
+from ddgan_fast.precision import convolutions
 
 CHUNK_PIXELS = 4096  # on a CPU the network always sees this many pixels: 4 images of 32x32, where a larger batch gains 10 %
 log = logging.getLogger("ddgan_fast")
@@ -64,16 +64,9 @@ class Sampler:
         x = x.to(self.device, self.dtype)
         return x.to(memory_format=self.layout) if x.dim() == 4 else x
 
-    @contextmanager
     def convolutions(self):
         """The settings of cuDNN while this network runs."""
-        cudnn = torch.backends.cudnn
-        before = cudnn.conv.fp32_precision, cudnn.benchmark
-        cudnn.conv.fp32_precision, cudnn.benchmark = "tf32" if self.allow_tf32 else "ieee", self.measures_algorithms
-        try:
-            yield
-        finally:
-            cudnn.conv.fp32_precision, cudnn.benchmark = before
+        return convolutions(self.allow_tf32, self.measures_algorithms)
 
 
 def batches(sampler, seeds, batch_size, as_uint8=False):

@@ -7,17 +7,18 @@ import socket
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddgan_fast.checkpoint.folder import newest_checkpoint, sweep, write_json
+from ddgan_fast.checkpoint.folder import newest_checkpoint, read_json, sweep, write_json
+from ddgan_fast.checkpoint.model import read_config
 from ddgan_fast.config import to_dict
 from ddgan_fast.config_file import write_yaml
+from ddgan_fast.distributed import rank_and_world
 from ddgan_fast.errors import InputError, ResourceError
 from ddgan_fast.pictures import whole_file
 from ddgan_fast.training.state import TrainState
 
 log = logging.getLogger(__name__)
-CHANGEABLE = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep", "workers", "data"}  # on resume
-
-
+# on resume, without another result
+CHANGEABLE = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep", "workers", "data", "on_nan", "checkpoint_activations"}
 LOCK = ".lock"
 
 
@@ -49,18 +50,21 @@ def locked(out):
                 out.rmdir()
 
 
-def open_run(out, config, environment, device="cpu", resume=False):
+def open_run(out, config, environment, device="cpu", resume=False, allow_inexact=False):
     """The TrainState to train on from: fresh, or from the newest intact checkpoint under `out` with resume.
 
     Writes config.yaml and env.json (`environment`, a plain dict).  Raises InputError where `out` holds another run or other
-    files, where there is nothing to resume, or where settings differ from the run's that would make it another training.
+    files, where there is nothing to resume, or where the number of ranks or settings differ from the run's that would make it another
+    training; with allow_inexact it may become one, of the same networks and diffusion.
     """
     out = Path(out)
     checkpoints = out / "checkpoints"
     if resume:
         if not checkpoints.is_dir():
             raise InputError(f"{out}: no run to resume here; leave --resume out to begin one")
-        state = _resume(checkpoints, config, device)
+        if left := sweep(checkpoints):
+            log.warning("%s: %d unfinished save%s removed", checkpoints, left, "" if left == 1 else "s")
+        state = continued(out, config, device, allow_inexact)
     else:
         if out.exists() and {file.name for file in out.iterdir()} - {LOCK}:
             raise InputError(f"{out}: is not empty; give another --out, or --resume to go on with the run in it")
@@ -76,18 +80,34 @@ def open_run(out, config, environment, device="cpu", resume=False):
     return state
 
 
-def _resume(checkpoints, config, device):
-    if left := sweep(checkpoints):
-        log.warning("%s: %d unfinished save%s removed", checkpoints, left, "" if left == 1 else "s")
+def continued(out, config, device="cpu", allow_inexact=False):
+    """The TrainState of the newest intact checkpoint under `out`, with the settings of `config`. Errors as in `open_run`."""
+    checkpoints = Path(out) / "checkpoints"
     path = newest_checkpoint(checkpoints)
     if path is None:
         log.warning("%s: no checkpoint yet; beginning from step 0", checkpoints)
         return TrainState(config, device)
-    state = TrainState.load(path, device)
-    now, then = to_dict(config), to_dict(state.config)
-    changed = [f"{name}: {then[name]} -> {now[name]}" for name in then if now[name] != then[name] and name not in CHANGEABLE]
-    if changed:
-        raise InputError(f"{path}: the run was started with other settings: {'; '.join(changed)}. Resume without them, or begin a new run")
-    state.config = config
+    where = path / "state.json"
+    saved = read_json(where)
+    world, before = rank_and_world()[1], saved.get("world", 1)
+    _check_settings(path, config, read_config(saved.get("config"), where), allow_inexact, [("ranks", before, world)] * (before != world))
+    state = TrainState.load(path, device, config)
     log.warning("resumed from %s", path.name)
     return state
+
+
+def _check_settings(path, config, old, allow_inexact, changed):
+    """Raises InputError where settings differ from those of the run, named as old -> new; changed: [(name, old, new)] found before."""
+    now, then = to_dict(config), to_dict(old)
+    changed = changed + [(name, then[name], now[name]) for name in then if now[name] != then[name] and name not in CHANGEABLE]
+    if not changed:
+        return
+    differences = "; ".join(f"{name}: {before} -> {after}" for name, before, after in changed)
+    if config.model != old.model or config.diffusion != old.diffusion:
+        raise InputError(f"{path}: the run is of another model: {differences}. Resume without these settings, or begin a new run")
+    if not allow_inexact:
+        raise InputError(
+            f"{path}: the run was started with other settings: {differences}. Resume without them, or begin a new run; --allow-inexact "
+            "goes on with the new ones, and the result is no longer that of one run"
+        )
+    log.warning("%s goes on with other settings: %s", path.name, differences)

@@ -7,28 +7,35 @@ import torch.nn.functional as F
 
 from ddgan_fast import noise
 from ddgan_fast.diffusion import Schedule, denoise, draw_start
-from ddgan_fast.errors import NonFiniteError
+from ddgan_fast.distributed import rank_and_world, sum_over_ranks
+from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.models import memory_format
 from ddgan_fast.ops import philox_normal
+from ddgan_fast.precision import PRECISIONS, convolutions
+from ddgan_fast.training.graphs import Eager, Graphs
 from ddgan_fast.training.losses import Draws, Named, d_loss, g_loss
 
-D_HALF, G_HALF = 32, 40  # first noise stream of each half of a step; sampling has streams 0 to 2, data 16
+STEP, D_HALF, G_HALF = 31, 32, 40  # noise streams: of a step's own seeds, the first of each of its halves; sampling has 0 to 2, data 16
 PREVIEW_IMAGES, PREVIEW_POINTS = 64, 10_000
 
 
-def draw(model, steps, half, step, seeds):
-    """The random numbers of one half of training step `step`, a function of (seed, step, position in the global batch).
+def step_words(seed, step, positions, steps):
+    """What the noise of a training step is made from, a function of (seed, step, position in the global batch): int64 [3, B].
 
-    seeds: [B] int64, see `position_seeds`; half: D_HALF or G_HALF.  Returns losses.Draws on the seeds' device, the noises by name.
+    seed: of the training.  positions: int64 [B].  Rows: a seed of its own for each image of this step; t of the D half, t of the G half,
+    in 0..steps-1.
     """
-    t = noise.words(seeds, half, step, 1)[:, 0] * steps >> 32
-    z = philox_normal(seeds, half + 3, step, (model.latent_dim,)) if model.latent else None
-    return Draws(t, None, None, z, None, Named(seeds, step, tp1=half + 1, t=half + 2, posterior=half + 4))
+    low, high, t_d, t_g = noise.words((positions << 32) + seed, STEP, step, 4).unbind(1)
+    return torch.stack(((high << 32 | low) & noise.MAX_SEED, t_d * steps >> 32, t_g * steps >> 32))
 
 
-def position_seeds(seed, batch, device):
-    """One Philox key per position of the global batch: the training seed in its low half, the position in its high half."""
-    return (torch.arange(batch, device=device) << 32) + seed
+def draw(model, half, seeds, t):
+    """The random numbers of one half of a training step.
+
+    seeds, t: [B] int64, from `step_words`; half: D_HALF or G_HALF.  Returns losses.Draws on the seeds' device, the noises by name.
+    """
+    z = philox_normal(seeds, half + 3, 0, (model.latent_dim,)) if model.latent else None
+    return Draws(t, None, None, z, None, Named(seeds, tp1=half + 1, t=half + 2, posterior=half + 4))
 
 
 def learning_rate(base, floor, epoch, epochs):
@@ -37,24 +44,53 @@ def learning_rate(base, floor, epoch, epochs):
     return floor + (base - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
+def runner_for(engine, device):
+    """The graphs.Eager or Graphs of a name of config.Train.engine. Raises MissingError where a device has no graphs."""
+    if engine == "graph" and device.type != "cuda":
+        raise MissingError("engine 'graph': it needs a CUDA device; take --engine eager or auto")
+    return Graphs(device) if engine != "eager" and device.type == "cuda" else Eager()
+
+
 class Trainer:
-    """One training step after the other on a TrainState."""
+    """One training step after the other on a TrainState, on this rank's share of each batch."""
 
-    def __init__(self, state, steps_per_epoch):
-        """steps_per_epoch: training steps in which the data are seen once; the learning rate changes as often."""
-        self.state = state
-        self.steps_per_epoch = steps_per_epoch
-        self.device = next(state.generator.parameters()).device
+    def __init__(self, state, steps_per_epoch, runner=None):
+        """steps_per_epoch: training steps in which the data are seen once; the learning rate changes as often.
+
+        runner: a graphs.Eager, else what the config's engine says.  Raises InputError for a batch that ranks and parts cannot share.
+        """
+        self.state, self.steps_per_epoch = state, steps_per_epoch
+        train, model = state.config.train, state.config.model
+        weight = next(state.generator.parameters())
+        self.device = weight.device
         self.schedule = Schedule.of(state.config.diffusion).to(self.device)
-        self.reset_sums()
+        self.rank, self.world = rank_and_world()
+        self.parts = self.world * train.accumulate  # of the global batch
+        count = part_size(train, self.parts, model.network)
+        self.positions = torch.arange(self.rank * train.accumulate * count, (self.rank + 1) * train.accumulate * count)
+        # what a part of a step reads; these tensors stay where they are
+        layout = memory_format(self.device) if model.network == "unet" else torch.contiguous_format
+        self.images = torch.empty((count, *model.sample_shape), dtype=weight.dtype, device=self.device, memory_format=layout)
+        self.words = torch.zeros((3, count), dtype=torch.int64, device=self.device)
+        self.number = torch.zeros((), dtype=torch.int64, device=self.device)
+        state.optim_d.place(2 + 2 * self.schedule.steps)  # D loss, R1; for each t the sum of losses and how many
+        state.optim_g.place(2)  # G loss; how many ranks want to stop
+        self.runner = runner or runner_for(train.engine, self.device)
+        self.networks = tuple(map(self._in_precision, (state.generator, state.discriminator)))
+        self.stop_flag = torch.zeros((), dtype=weight.dtype, pin_memory=self.device.type == "cuda")
+        self.stop_copied = None
+        self.since = self.since_r1 = 0  # steps since `metrics`, and those with R1
 
-    def reset_sums(self):
-        """Start the means of the metrics anew."""
-        steps = self.schedule.steps
-        self.sums = {name: torch.zeros((), device=self.device) for name in ("d_loss", "g_loss", "r1")}
-        self.counts = {"steps": 0, "r1": 0}
-        self.loss_t = torch.zeros(steps, device=self.device)
-        self.count_t = torch.zeros(steps, device=self.device)
+    def _in_precision(self, network):
+        dtype = PRECISIONS[self.state.config.train.precision]
+        if dtype == torch.float32:
+            return network
+
+        def run(*arguments, **options):
+            with torch.autocast(self.device.type, dtype):
+                return network(*arguments, **options).float()
+
+        return run
 
     def rates(self):
         """(lr_g, lr_d) of the coming step."""
@@ -64,60 +100,101 @@ class Trainer:
         epoch, epochs = self.state.step // self.steps_per_epoch, -(-train.iterations // self.steps_per_epoch)
         return tuple(learning_rate(base, train.lr_min, epoch, epochs) for base in (train.lr_g, train.lr_d))
 
-    def step(self, images):
-        """One iteration on images [B, ...] in [-1, 1]: D step (R1 every r1_every steps), G step on the same images, EMA."""
+    def step(self, images, stop=False):
+        """One iteration: D step (R1 every r1_every steps), G step on the same images, EMA.
+
+        images: this rank's share [B, ...] of the batch, in [-1, 1].  stop: whether this rank wants to end the training.
+        Returns whether all ranks shall end it now; with several that is known one step later.
+        """
         state, train = self.state, self.state.config.train
-        model, steps = state.config.model, self.schedule.steps
-        if model.dropout:  # which alone reads the global generator; so a resumed run repeats it
-            torch.manual_seed(train.seed + state.step)
-        if images.dim() == 4:
-            images = images.to(memory_format=memory_format(self.device))
-        seeds = position_seeds(train.seed, len(images), self.device)
-        for optimiser, rate in zip((state.optim_g, state.optim_d), self.rates(), strict=True):
-            optimiser.param_groups[0]["lr"] = rate
-
-        state.discriminator.requires_grad_(True)
         gamma = train.r1_gamma if state.step % train.r1_every == 0 else 0.0
-        draws = draw(model, steps, D_HALF, state.step, seeds)
-        d = d_loss(state.generator, state.discriminator, self.schedule, images, draws, gamma)
-        state.optim_d.zero_grad()
-        d.total.backward()
-        state.optim_d.step()
-
-        state.discriminator.requires_grad_(False)
-        g = g_loss(state.generator, state.discriminator, self.schedule, images, draw(model, steps, G_HALF, state.step, seeds))
-        state.optim_g.zero_grad()
-        g.total.backward()
-        state.optim_g.step()
-        state.ema.update_parameters(state.generator)
+        words = step_words(train.seed, state.step, self.positions, self.schedule.steps)
+        for optimiser, rate in zip((state.optim_g, state.optim_d), self.rates(), strict=True):
+            optimiser.set_rate(rate)
+        self.number.fill_(state.step)
+        with convolutions(train.precision == "tf32", benchmark=self.device.type == "cuda"), self.runner.step():
+            self._half(state.optim_d, D_HALF, ("D", gamma), lambda: self._d_backward(gamma), images, words)
+            self.runner.run("D update", lambda: state.optim_d.step(self.number))
+            self._half(state.optim_g, G_HALF, "G", self._g_backward, images, words, stop)
+            self.runner.run("G update", self._g_update)
         state.step += 1
-        self._add(d, g, draws.t)
+        self.since += 1
+        self.since_r1 += gamma > 0
+        return self._all_stop(stop)
 
-    def _add(self, d, g, t):
-        self.sums["d_loss"] += (d.real + d.fake).detach()
-        self.sums["g_loss"] += g.total.detach()
-        self.counts["steps"] += 1
-        if d.r1 is not None:
-            self.sums["r1"] += d.r1.detach()
-            self.counts["r1"] += 1
-        self.loss_t.index_add_(0, t, (F.softplus(-d.real_logits) + F.softplus(d.fake_logits)).float())
-        self.count_t.index_add_(0, t, torch.ones_like(t, dtype=torch.float32))
+    def _half(self, optimiser, half, name, backward, images, words, stop=False):
+        """The gradients of one network, over all parts of the batch and all ranks."""
+        optimiser.buffer.zero_()
+        count = len(self.images)
+        for part, columns in zip(images.split(count), words.split(count, dim=1), strict=True):
+            if self.state.config.model.dropout:  # which alone reads the global generator; so a resumed run repeats it
+                torch.manual_seed(int(columns[0, 0]) ^ half)
+            self.images.copy_(part)
+            self.words.copy_(columns)
+            self.runner.run(name, backward)
+        if stop:
+            optimiser.tail[-1] = 1.0
+        sum_over_ranks(optimiser.buffer)
+
+    def _d_backward(self, gamma):
+        state, (seeds, t, _) = self.state, self.words
+        state.discriminator.requires_grad_(True)
+        draws = draw(state.config.model, D_HALF, seeds, t)
+        scale = state.optim_d.scale if state.optim_d.scaled else None
+        d = d_loss(*self.networks, self.schedule, self.images, draws, gamma, scale)
+        losses = (F.softplus(-d.real_logits) + F.softplus(d.fake_logits)).to(self.images.dtype)
+        of_t = (t == torch.arange(self.schedule.steps, device=self.device)[:, None]).to(losses)
+        r1 = torch.zeros_like(d.real) if d.r1 is None else d.r1.detach()
+        means = torch.stack(((d.real + d.fake).detach(), r1)) / self.parts
+        state.optim_d.backward(d.total / self.parts, torch.cat((means, of_t @ losses, of_t.sum(dim=1))))
+
+    def _g_backward(self):
+        state, (seeds, _, t) = self.state, self.words
+        state.discriminator.requires_grad_(False)
+        g = g_loss(*self.networks, self.schedule, self.images, draw(state.config.model, G_HALF, seeds, t))
+        state.optim_g.backward(g.total / self.parts, g.total.detach()[None] / self.parts)
+
+    def _g_update(self):
+        self.state.optim_g.step(self.number)
+        self.state.ema.update(first=self.state.step == 0)  # a graph is recorded later
+
+    def _all_stop(self, stop):
+        if self.world == 1:
+            return stop
+        if self.stop_copied is not None:
+            self.stop_copied.synchronize()
+        decided = bool(self.stop_flag)  # of the step before, so that the device has this one to do while the host waits
+        self.stop_flag.copy_(self.state.optim_g.tail[-1], non_blocking=True)
+        if self.device.type == "cuda":
+            self.stop_copied = torch.cuda.current_stream(self.device).record_event()
+        return decided
 
     def metrics(self):
-        """Means since the last call, as plain numbers. d_loss is without R1; d_loss_t is it for each t (paper Fig. 10).
+        """Means over the steps since the last call and over all ranks, as plain numbers; this waits for the device.
 
-        Raises NonFiniteError where a loss is NaN or infinite.
+        d_loss is without R1; d_loss_t is it for each t (paper Fig. 10).  Steps with a gradient or loss that is not finite changed
+        nothing and do not count: `skipped` is how many they were, `bad_step` the first of them or None.
         """
-        n, n_r1 = self.counts["steps"], self.counts["r1"]
-        d, g, r1 = (self.sums[name].item() for name in ("d_loss", "g_loss", "r1"))
-        loss_t = [total / count if count else None for total, count in zip(self.loss_t.tolist(), self.count_t.tolist(), strict=True)]
-        self.reset_sums()
-        if not all(map(math.isfinite, (d, g, r1))):
-            raise NonFiniteError(
-                f"step {self.state.step}: a loss is NaN or infinite (D {d / n}, G {g / n}, R1 {r1 / max(n_r1, 1)}). The last checkpoint is "
-                "untouched; begin a new run with a lower --lr-g or --lr-d, or a larger --r1-gamma"
-            )
-        return {"d_loss": d / n, "d_loss_t": loss_t, "g_loss": g / n, "r1": r1 / n_r1 if n_r1 else None}
+        steps, r1_steps = self.since, self.since_r1
+        self.since = self.since_r1 = 0
+        skipped_d, bad_d, norm_d, (d, r1, *of_t) = self.state.optim_d.report()
+        skipped_g, bad_g, norm_g, (g, _) = self.state.optim_g.report()
+        loss_t, count_t = of_t[: self.schedule.steps], of_t[self.schedule.steps :]
+        bad = [step for step in (bad_d, bad_g) if step >= 0]
+        steps_d, steps_g = max(steps - skipped_d, 1), max(steps - skipped_g, 1)
+        found = {
+            "d_loss": d / steps_d,
+            "d_loss_t": [total / count if count else None for total, count in zip(loss_t, count_t, strict=True)],
+            "g_loss": g / steps_g,
+            "r1": r1 / r1_steps if r1_steps else None,
+            "d_gradient_norm": norm_d / steps_d,
+            "g_gradient_norm": norm_g / steps_g,
+            "skipped": skipped_d + skipped_g,
+            "bad_step": min(bad) if bad else None,
+        }
+        if self.state.optim_d.scaled:
+            found |= {"d_loss_scale": self.state.optim_d.scale.item(), "g_loss_scale": self.state.optim_g.scale.item()}
+        return found
 
     @torch.no_grad()
     def preview(self):
@@ -125,5 +202,18 @@ class Trainer:
         model = self.state.config.model
         count = PREVIEW_IMAGES if model.network == "unet" else PREVIEW_POINTS
         generator, steps = self.state.ema.module.eval(), self.schedule.steps
-        seeds = torch.arange(count, device=self.device).split(self.state.config.train.batch_size)
+        seeds = torch.arange(count, device=self.device).split(len(self.images))
         return torch.cat([denoise(generator, self.schedule, *draw_start(part, model, steps), seeds=part) for part in seeds])
+
+
+def part_size(train, parts, network):
+    """Images of one part of the global batch. Raises InputError where `parts` do not divide it, or the discriminator's groups a part."""
+    size, left = divmod(train.batch_size, parts)
+    of = f"{parts} parts (ranks times accumulate = {train.accumulate})"
+    if left or not size:
+        raise InputError(f"batch_size = {train.batch_size}: it must be a multiple of its {of}")
+    if network == "unet" and size > 4 and size % 4:
+        raise InputError(
+            f"batch_size = {train.batch_size} in {of} is {size} a part; above 4 that must be a multiple of 4 (minibatch stddev)"
+        )
+    return size

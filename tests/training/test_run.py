@@ -16,9 +16,10 @@ from ddgan_fast.checkpoint.model import load_model
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.errors import CheckpointError, DataError, InputError, NonFiniteError, ResourceError
-from ddgan_fast.training import loop
+from ddgan_fast.training import loop, records
 from ddgan_fast.training.run import locked, open_run
-from ddgan_fast.training.state import TrainState, _flatten, _unflatten
+from ddgan_fast.training.state import TrainState
+from ddgan_fast.training.trainer import Trainer
 
 FILES = ["generator", "ema", "discriminator", "optim_g", "optim_d"]
 
@@ -48,14 +49,13 @@ def test_resume_is_bit_exact(tmp_path, config, change):
     half = tmp_path / "half"
     state = open_run(half, config, {})
     loader = open_loader(config, "cpu")
-    stopped = loop.Run(state, loader.steps_per_epoch, half)
-    batches = loader.batches()
+    stopped = loop.Run(state, loader, half)
     with stopped:
         for _ in range(4):
-            stopped.step(next(batches))
+            stopped.step()
     resumed = open_run(half, config, {}, resume=True)
     assert resumed.step == 4
-    assert torch.equal(next(open_loader(config, "cpu").batches(4)), next(batches))
+    assert torch.equal(next(open_loader(config, "cpu").batches(4)), next(stopped.batches))
     loop.train(resumed, open_loader(config, "cpu"), half)
     same_checkpoint(tmp_path / "whole/checkpoints/checkpoint-00000008", half / "checkpoints/checkpoint-00000008")
     steps = [json.loads(line)["step"] for line in (half / "metrics.jsonl").read_text().splitlines()]
@@ -80,7 +80,7 @@ def test_a_run_writes_what_it_promises(tmp_path, config):
 def test_metrics_agree_with_their_parts(tmp_path, config):
     """d_loss is the mean of d_loss_t weighted by how often each t was drawn."""
     state = TrainState(override(config, {"steps": 1}))
-    trainer = loop.Trainer(state, 10)
+    trainer = Trainer(state, 10)
     trainer.step(torch.zeros(8, 1, 8, 8))
     trainer.step(torch.zeros(8, 1, 8, 8))
     means = trainer.metrics()
@@ -88,7 +88,7 @@ def test_metrics_agree_with_their_parts(tmp_path, config):
 
 
 def test_learning_rate_reaches_the_floor_in_the_last_epoch(config):
-    trainer = loop.Trainer(TrainState(override(config, {"iterations": 7, "lr_g": 1e-3, "lr_min": 1e-5})), steps_per_epoch=2)
+    trainer = Trainer(TrainState(override(config, {"iterations": 7, "lr_g": 1e-3, "lr_min": 1e-5})), steps_per_epoch=2)
     rates = []
     for step in range(7):
         trainer.state.step = step
@@ -118,44 +118,44 @@ def test_optimisers_resume_in_the_layout_of_the_parameters(tmp_path, config):
     images = torch.zeros(8, 1, 8, 8)
 
     def channels_last(state):
-        for network in (state.generator, state.discriminator, state.ema):
+        for network in (state.generator, state.discriminator, state.ema.module):
             network.to(memory_format=torch.channels_last)
         return state
 
     state = channels_last(TrainState(config))
-    loop.Trainer(state, 10).step(images)
+    Trainer(state, 10).step(images)
     loaded = TrainState.load(state.save(tmp_path))
     fresh = channels_last(TrainState(config))
-    for name in ("generator", "discriminator", "ema"):
+    for name in ("generator", "discriminator"):
         getattr(fresh, name).load_state_dict(getattr(loaded, name).state_dict())
-    for optimiser, network in (("optim_g", fresh.generator), ("optim_d", fresh.discriminator)):
+    fresh.ema.module.load_state_dict(loaded.ema.module.state_dict())
+    for optimiser in ("optim_g", "optim_d"):
         tensors = read_tensors(tmp_path / f"checkpoint-00000001/{optimiser}.safetensors")
-        _unflatten(getattr(fresh, optimiser), network, tensors, optimiser)
+        getattr(fresh, optimiser).load(tensors, optimiser)
     fresh.step = 1
     for each in (state, fresh):
-        loop.Trainer(each, 10).step(images)
+        Trainer(each, 10).step(images)
     for left, right in ((state.generator, fresh.generator), (state.discriminator, fresh.discriminator)):
         assert all(torch.equal(a, b) for a, b in zip(left.parameters(), right.parameters(), strict=True))
 
 
 def test_an_optimiser_state_that_is_incomplete_is_refused(config):
     state = TrainState(config)
-    loop.Trainer(state, 10).step(torch.zeros(8, 1, 8, 8))
-    tensors = _flatten(state.optim_g, state.generator)
+    Trainer(state, 10).step(torch.zeros(8, 1, 8, 8))
+    tensors = state.optim_g.state()
     for change in (lambda t: t.pop("conv_in.weight/exp_avg"), lambda t: t.update({"new/step": torch.zeros(())})):
         changed = dict(tensors)
         change(changed)
         with pytest.raises(CheckpointError, match="optim_g"):
-            _unflatten(state.optim_g, state.generator, changed, "optim_g")
+            state.optim_g.load(changed, "optim_g")
 
 
 def test_training_and_preview_mix_no_devices(config):
     """The meta device stands in for a GPU: tensors of two devices in one operation raise."""
     state = TrainState(config, "meta")
-    state.optim_g, state.optim_d = (
-        torch.optim.Adam(net.parameters()) for net in (state.generator, state.discriminator)
-    )  # meta has no fused one
-    trainer = loop.Trainer(state, 10)
+    for flat in (state.optim_g, state.optim_d):
+        flat.optimiser = torch.optim.Adam(flat.parameters)  # meta has no fused one
+    trainer = Trainer(state, 10)
     trainer.step(torch.zeros(8, 1, 8, 8, device="meta"))
     assert trainer.preview().device.type == "meta"
 
@@ -166,13 +166,16 @@ def test_a_second_process_on_one_run_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()  # nothing was written
 
 
-def test_a_full_disk_under_metrics_or_pictures_is_a_resource_error(tmp_path, config, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
 
+
+def test_pictures_and_metrics_that_cannot_be_written_do_not_stop_training(tmp_path, config, monkeypatch, caplog):
     monkeypatch.setattr(loop, "write_png", full)
-    with pytest.raises(ResourceError, match="No space left"):
-        run(config, tmp_path / "run")
+    monkeypatch.setattr(records.json, "dumps", full)
+    assert run(config, tmp_path / "run").step == 8
+    assert caplog.text.count("samples cannot be written") == caplog.text.count("metrics.jsonl cannot be written") == 1
+    assert newest_checkpoint(tmp_path / "run/checkpoints").name == "checkpoint-00000008"
 
 
 def test_a_closed_progress_bar_does_not_stop_training(tmp_path, config, monkeypatch):
@@ -231,10 +234,6 @@ def test_a_nan_is_never_saved(tmp_path, config):
     with pytest.raises(NonFiniteError, match="conv_in.weight"):
         state.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    trainer = loop.Trainer(state, 10)
-    trainer.step(torch.zeros(8, 1, 8, 8))
-    with pytest.raises(NonFiniteError, match="step 1"):
-        trainer.metrics()
 
 
 def test_a_bad_image_in_the_middle_saves_first(tmp_path, config):

@@ -1,0 +1,19 @@
+"""Precisions by name, and the settings of cuDNN that go with them."""
+
+from contextlib import contextmanager
+
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def convolutions(allow_tf32, benchmark):
+    """Inside the block: whether float32 convolutions of a GPU may round their inputs to TF32, and whether cuDNN measures its algorithms."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.benchmark
+    cudnn.conv.fp32_precision, cudnn.benchmark = "tf32" if allow_tf32 else "ieee", benchmark
+    try:
+        yield
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark = before
