@@ -46,7 +46,7 @@ class Train:
 
     def run(self):
         from ddgan_fast.data import open_loader
-        from ddgan_fast.distributed import barrier, rank_and_world, restarted, together
+        from ddgan_fast.distributed import barrier, rank_and_world, restarts, together
         from ddgan_fast.environment import collect
         from ddgan_fast.training.loop import train
         from ddgan_fast.training.probe import report
@@ -54,7 +54,7 @@ class Train:
         from ddgan_fast.training.state import TrainState
 
         device, (rank, world) = pick_device(self.device), rank_and_world()
-        resume = self.resume or restarted()
+        resume = self.resume or restarts() > 0
         with together(device, self.patience), ExitStack() as held:
             loader = open_loader(self.settings, device, rank, world)
             if self.dry_run:

@@ -21,9 +21,9 @@ def rank_and_world():
     return rank, world
 
 
-def restarted():
-    """Whether torchrun started these processes again after one of them had died."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+def restarts():
+    """How often torchrun has started these processes again after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def barrier():
@@ -45,7 +45,8 @@ def _join(backend, patience):
         store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
     except (ValueError, RuntimeError) as error:
         raise InputError(f"WORLD_SIZE is set, and the other ranks cannot be found: {error}; start with torchrun") from error
-    dist.init_process_group(backend, store=dist.PrefixStore("ddgan", store), rank=rank, world_size=world, timeout=patience)
+    store = dist.PrefixStore(f"ddgan/{restarts()}", store)  # torchrun's outlives the processes, with the addresses of those before
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
     return store
 
 
@@ -82,10 +83,10 @@ def _gone(store, rank, world):
 
     gone = []
     try:
-        store.set(f"ddgan/there/{rank}", "1")
+        store.set(f"there/{rank}", "1")
         for other in range(world):
             try:
-                store.wait([f"ddgan/there/{other}"], ROLL_CALL)
+                store.wait([f"there/{other}"], ROLL_CALL)
             except DistStoreError:
                 gone.append(other)
     except RuntimeError:  # the store is gone, and it lives in rank 0 or in torchrun's agent

@@ -95,7 +95,7 @@ def draw_pair(schedule, images, draws):
 
 def draw_fake(generator, schedule, x_tp1, draws):
     """x_t from x_{t+1} by the generator and the posterior (paper Eq. 6)."""
-    x0 = generator(x_tp1, draws.t, draws.z)
+    x0 = generator(x_tp1, draws.t, None if draws.z is None else draws.z.to(x_tp1.dtype))
     named = draws.named
     if named is None:
         return ops.posterior_step(x0, x_tp1, draws.t, schedule.posterior, noise=draws.noise_posterior)
