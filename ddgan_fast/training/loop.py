@@ -156,12 +156,13 @@ class Run:
         }
         if self.leads:
             self.records.add(line)
-        self._show(lambda bar: bar.set_postfix(D=f"{means['d_loss']:.3f}", G=f"{means['g_loss']:.3f}", refresh=False))
+        losses = {"D": means["d_loss"], "G": means["g_loss"]}
+        self._show(lambda bar: bar.set_postfix({name: loss for name, loss in losses.items() if loss is not None}, refresh=False))
         self.logged, self.since, self.waited = step, now, 0.0
 
     def _check(self, means, bad_step):
         low, high, patience = COLLAPSE
-        if low <= means["d_loss"] <= high:
+        if means["d_loss"] is None or low <= means["d_loss"] <= high:
             self.sound, self.warned = self.state.step, False
         elif self.state.step - self.sound >= patience and not self.warned:
             self.warned = True

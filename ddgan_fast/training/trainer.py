@@ -172,8 +172,9 @@ class Trainer:
     def metrics(self):
         """Means over the steps since the last call and over all ranks, as plain numbers; this waits for the device.
 
-        d_loss is without R1; d_loss_t is it for each t (paper Fig. 10).  Steps with a gradient or loss that is not finite changed
-        nothing and do not count: `skipped` is how many they were, `bad_step` the first of them or None.
+        d_loss is without R1; d_loss_t is it for each t (paper Fig. 10).  Updates with a gradient or loss that is not finite
+        changed nothing and do not count: `skipped` is how many they were, `bad_step` the step of the first or None.  A mean of nothing is
+        None.
         """
         steps, r1_steps = self.since, self.since_r1
         self.since = self.since_r1 = 0
@@ -181,14 +182,14 @@ class Trainer:
         skipped_g, bad_g, norm_g, (g, _) = self.state.optim_g.report()
         loss_t, count_t = of_t[: self.schedule.steps], of_t[self.schedule.steps :]
         bad = [step for step in (bad_d, bad_g) if step >= 0]
-        steps_d, steps_g = max(steps - skipped_d, 1), max(steps - skipped_g, 1)
+        steps_d, steps_g = steps - skipped_d, steps - skipped_g
         found = {
-            "d_loss": d / steps_d,
-            "d_loss_t": [total / count if count else None for total, count in zip(loss_t, count_t, strict=True)],
-            "g_loss": g / steps_g,
-            "r1": r1 / r1_steps if r1_steps else None,
-            "d_gradient_norm": norm_d / steps_d,
-            "g_gradient_norm": norm_g / steps_g,
+            "d_loss": _mean(d, steps_d),
+            "d_loss_t": [_mean(total, count) for total, count in zip(loss_t, count_t, strict=True)],
+            "g_loss": _mean(g, steps_g),
+            "r1": _mean(r1, r1_steps),
+            "d_gradient_norm": _mean(norm_d, steps_d),
+            "g_gradient_norm": _mean(norm_g, steps_g),
             "skipped": skipped_d + skipped_g,
             "bad_step": min(bad) if bad else None,
         }
@@ -204,6 +205,11 @@ class Trainer:
         generator, steps = self.state.ema.module.eval(), self.schedule.steps
         seeds = torch.arange(count, device=self.device).split(len(self.images))
         return torch.cat([denoise(generator, self.schedule, *draw_start(part, model, steps), seeds=part) for part in seeds])
+
+
+def _mean(total, count):
+    """None of nothing."""
+    return total / count if count else None
 
 
 def part_size(train, parts, network):
