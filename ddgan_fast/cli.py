@@ -270,6 +270,8 @@ def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"] or ["--help"]
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path may hold bytes that no locale can show
     logging.basicConfig(format="ddgan: %(message)s", level=logging.WARNING)
     logging.getLogger("ddgan_fast").setLevel(logging.INFO)
     try:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from ddgan_fast.config import FORMAT_VERSION
 from ddgan_fast.errors import CheckpointError, ResourceError
@@ -62,9 +62,18 @@ def read_tensors(path):
             header = int.from_bytes(file.read(8), "little")
         if header > MAX_HEADER:
             raise CheckpointError(f"{path}: not a safetensors file (its header claims {header} bytes)")
-        return load_file(path)
+        return load_file(path) if _is_utf8(path) else load(path.read_bytes())
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
+
+
+def _is_utf8(path):
+    """Whether safetensors can open a file of this name."""
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def write_folder(path, write):
@@ -149,8 +158,11 @@ def prune(root, keep):
 
 
 def sweep(root):
-    """Delete what an interrupted save or prune left. Returns how many there were."""
+    """Delete what an interrupted save, prune or write of a file left. Returns how many there were."""
     left = [path for pattern in (".tmp-*", ".old-*") for path in Path(root).glob(pattern)]
     for path in left:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(left)

@@ -15,7 +15,7 @@ from ddgan_fast.training.records import peak_memory_mb
 from ddgan_fast.training.state import TrainState
 from ddgan_fast.training.trainer import D_HALF, G_HALF, Trainer, draw, part_size, step_words
 
-PROBE_STEPS, PROBE_SECONDS, WARM_UP = 20, 60.0, 3
+PROBE_STEPS, PROBE_SECONDS, WARM_UP = 20, 60.0, 5
 COPIES = {"generator": 5, "discriminator": 4}  # of the weights: gradients, two moments, and the average
 MB = 2**20
 
@@ -75,7 +75,7 @@ def activation_bytes(config, networks, size):
 
 
 def probe(config, loader, device):
-    """(mean seconds of a training step, how many were timed): of 20 steps behind 3 others, or of those that a minute holds."""
+    """(mean seconds of a training step, how many were timed): of 20 steps behind 5 others, or of those that a minute holds."""
     state = TrainState(config, device)
     trainer, batches = Trainer(state, loader.steps_per_epoch), loader.batches()
     begin = time.perf_counter()

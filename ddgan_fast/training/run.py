@@ -34,8 +34,11 @@ def locked(out):
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error}") from error
     with file:
+        os.register_at_fork(after_in_child=file.close)  # or a worker that outlives this process would hold the lock
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(out / LOCK)):
+                raise OSError("its lock was just given back; try again")
         except OSError as error:
             file.seek(0)
             raise InputError(f"{out}: another process trains here ({file.read().strip()}); stop it, or give another --out") from error
@@ -64,6 +67,8 @@ def open_run(out, config, environment, device="cpu", resume=False, allow_inexact
             raise InputError(f"{out}: no run to resume here; leave --resume out to begin one")
         if left := sweep(checkpoints):
             log.warning("%s: %d unfinished save%s removed", checkpoints, left, "" if left == 1 else "s")
+        sweep(out)
+        sweep(out / "samples")
         state = continued(out, config, device, allow_inexact)
     else:
         if out.exists() and {file.name for file in out.iterdir()} - {LOCK}:

@@ -130,7 +130,10 @@ class Trainer:
             if self.state.config.model.dropout:  # which alone reads the global generator; so a resumed run repeats it
                 torch.manual_seed(int(columns[0, 0]) ^ half)
             self.images.copy_(part)
-            self.words.copy_(columns)
+            columns = columns.contiguous()
+            self.words.copy_(
+                columns.pin_memory() if self.device.type == "cuda" else columns, non_blocking=True
+            )  # from there it does not wait
             self.runner.run(name, backward)
         if stop:
             optimiser.tail[-1] = 1.0

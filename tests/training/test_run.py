@@ -211,9 +211,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, conf
 def test_unfinished_saves_are_swept(tmp_path, config, caplog):
     run(config, tmp_path)
     (tmp_path / "checkpoints/.tmp-checkpoint-00000012-1").mkdir()
+    (tmp_path / ".tmp-1-config.yaml").write_text("half")
     open_run(tmp_path, config, {}, resume=True)
     assert "1 unfinished save removed" in caplog.text
-    assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_failed_save_leaves_nothing_behind(tmp_path, config, monkeypatch):
@@ -275,3 +276,23 @@ def test_signals_save_and_stop(tmp_path, number, code):
     assert "--resume" in errors and "Traceback" not in errors
     step = newest_checkpoint(tmp_path / "run/checkpoints").name
     assert f"step {int(step.split('-')[1])}" in errors
+
+
+def test_the_lock_ends_with_its_process_and_not_with_its_workers(tmp_path):
+    read, write = os.pipe()
+    killed = os.fork()
+    if not killed:
+        with locked(tmp_path / "run"):
+            if not (worker := os.fork()):
+                time.sleep(30)
+                os._exit(0)
+            os.write(write, b"%d" % worker)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    worker = int(os.read(read, 20))
+    try:
+        assert (tmp_path / "run/.lock").exists()
+        with locked(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
