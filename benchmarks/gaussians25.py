@@ -25,10 +25,10 @@ SAMPLES = 10_000
 # without and a second with a longer memory (beta 0, 0.99) calm the swing between them, at which twice the rate is safe; and a z of 4
 # numbers has fewer directions in which the borders between modes can lie. Once the modes stand, less R1 makes the borders narrow.
 SETTINGS = {
-    "iterations": 45_000, "batch_size": 384, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.0, "beta2": 0.99, "ema_decay": 0.999,
+    "iterations": 60_000, "batch_size": 384, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.0, "beta2": 0.99, "ema_decay": 0.999,
     "r1_gamma": 0.1, "r1_every": 1, "latent_dim": 4,
 }  # fmt: skip
-LATE, LATE_GAMMA = 0.2, 0.02  # from this part of the steps on, this much R1
+LATER_GAMMAS = {0.2: 0.02, 0.3: 0.005}  # from this part of the steps on, this much R1
 
 
 def coverage(points):
@@ -47,10 +47,11 @@ def train(config, device):
     """(pipeline with the averaged weights, seconds of training); prints a line every 1000 steps."""
     state, loader = TrainState(config, device), open_loader(config, device)
     trainer, batches = Trainer(state, loader.steps_per_epoch), loader.batches()
+    gammas = {round(part * config.train.iterations): gamma for part, gamma in LATER_GAMMAS.items()}
     start = time.perf_counter()
     while state.step < config.train.iterations:
-        if state.step == round(LATE * config.train.iterations):
-            state.config = override(config, {"r1_gamma": LATE_GAMMA})
+        if gamma := gammas.get(state.step):
+            state.config = override(config, {"r1_gamma": gamma})
         trainer.step(next(batches))
         if state.step % 1000 == 0:
             modes, share = coverage(trainer.preview().cpu())
