@@ -86,7 +86,7 @@ def _gpu_step(name):
     share, step_ms = PREDICTED[name]
     for path in sorted(RESULTS.glob("gpu-*/train.csv")):
         for found in csv.DictReader(path.open(encoding="utf-8")):
-            if (found["preset"], int(found["images"]), found["variant"]) == (name, share, "CUDA graphs"):
+            if (found["preset"], int(found["batch"]), found["technique"]) == (name, share, "CUDA graphs"):
                 return share, float(found["ms"]), f"step measured on {found['device']}"
     return share, step_ms, "step of the performance model for an H200"
 

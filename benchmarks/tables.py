@@ -26,6 +26,19 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
          "times plain": "times_plain", "error of a call": "max_error"},
         lambda row: True,
     ),
+    "train": (
+        "train.csv",
+        {"preset": "preset", "images": "batch", "technique, on top of those above": "technique", "precision": "precision",
+         "ms a step": "ms", "D": "ms_d", "D with R1": "ms_d_r1", "G": "ms_g", "images/s": "images_per_s", "times plain": "times_plain",
+         "MB": "memory_mb", "error of the first steps": "error"},
+        lambda row: True,
+    ),
+    "scaling": (
+        "scaling.csv",
+        {"preset": "preset", "how": "kind", "ranks": "ranks", "images a rank": "images_a_rank", "ms a step": "step_ms",
+         "MB summed": "sum_mb", "ms of the sums": "sum_ms", "images/s": "images_per_s", "efficiency": "efficiency"},
+        lambda row: True,
+    ),
     "table1": (
         "table1.csv",
         {"sampler": "sampler", "NFE": "nfe", "images": "batch", "evaluations timed": "steps_timed", "s for the batch": "seconds_per_batch",

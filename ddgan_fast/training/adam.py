@@ -57,7 +57,7 @@ class FlatAdam:
     @torch.no_grad()
     def step(self, number):
         """Adam's step, unless a gradient or number is not finite.  number: of this training step, int64 on the device."""
-        norm = torch.linalg.vector_norm(self.gradients) / self.scale
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters]) / self.scale
         bad = ~(norm + self.tail.sum()).isfinite()
         if self.skips:
             self.optimiser.found_inf = bad.float()
