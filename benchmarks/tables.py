@@ -33,6 +33,12 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
          "MB": "memory_mb", "error of the first steps": "error"},
         lambda row: True,
     ),
+    "kept": (
+        "kept.csv",
+        {"preset": "preset", "images": "batch", "form": "form", "MB kept for the backward pass": "kept_mb",
+         "MB with weights, gradients, moments": "total_mb", "share of plain": "share_of_plain"},
+        lambda row: True,
+    ),
     "scaling": (
         "scaling.csv",
         {"preset": "preset", "how": "kind", "ranks": "ranks", "images a rank": "images_a_rank", "ms a step": "step_ms",

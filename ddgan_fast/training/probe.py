@@ -16,7 +16,7 @@ from ddgan_fast.training.state import TrainState
 from ddgan_fast.training.trainer import D_HALF, G_HALF, Trainer, draw, part_size, step_words
 
 PROBE_STEPS, PROBE_SECONDS, WARM_UP = 20, 60.0, 5
-COPIES = {"generator": 5, "discriminator": 4}  # of the weights: gradients, two moments, and the average
+COPIES = 5, 4  # of the weights of G and D: themselves, gradients, two moments, and G's average
 MB = 2**20
 
 
@@ -26,9 +26,8 @@ def report(config, loader, device):
     yield yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None).rstrip()
     with torch.device("meta"):
         networks = build_generator(config.model), build_discriminator(config.model)
-    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in zip(COPIES, networks, strict=True)}
-    yield f"parameters: {counts['generator']:,} of G, {counts['discriminator']:,} of D"
-    kept = sum(4 * COPIES[name] * count for name, count in counts.items())
+    yield "parameters: {:,} of G, {:,} of D".format(*map(_count, networks))
+    kept = state_bytes(networks)
     size = part_size(train, world * train.accumulate, config.model.network)
     activations = activation_bytes(config, networks, size)
     yield (
@@ -41,6 +40,15 @@ def report(config, loader, device):
         f"expected: {train.iterations * seconds / 3600:,.1f} h at {train.batch_size / seconds:,.1f} img/s ({1e3 * seconds:,.1f} ms a step, "
         f"mean of {steps}); peak memory {peak_memory_mb(device):,.0f} MB"
     )
+
+
+def _count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def state_bytes(networks):
+    """Bytes of what stays from step to step, for (generator, discriminator): float32 in every precision."""
+    return sum(4 * copies * _count(network) for copies, network in zip(COPIES, networks, strict=True))
 
 
 def activation_bytes(config, networks, size):
