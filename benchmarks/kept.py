@@ -32,7 +32,8 @@ def rows():
                 kept = activation_bytes(config, networks, batch) / 1e6
             total = kept + state_bytes(networks) / 1e6
             plain = plain or total
-            yield {"preset": name, "batch": batch, "form": form, "kept_mb": round(kept), "total_mb": round(total), "share_of_plain": round(total / plain, 3)}  # fmt: skip
+            sizes = {"kept_mb": round(kept), "total_mb": round(total), "share_of_plain": round(total / plain, 3)}
+            yield {"preset": name, "batch": batch, "form": form} | sizes
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import socket
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from ddgan_fast.checkpoint.folder import newest_checkpoint, read_json, sweep, write_json
 from ddgan_fast.checkpoint.model import read_config
 from ddgan_fast.config import to_dict
@@ -15,6 +17,7 @@ from ddgan_fast.distributed import rank_and_world
 from ddgan_fast.errors import InputError, ResourceError
 from ddgan_fast.pictures import whole_file
 from ddgan_fast.training.state import TrainState
+from ddgan_fast.training.trainer import check
 
 log = logging.getLogger(__name__)
 # on resume, without another result
@@ -56,12 +59,13 @@ def locked(out):
 def open_run(out, config, environment, device="cpu", resume=False, allow_inexact=False):
     """The TrainState to train on from: fresh, or from the newest intact checkpoint under `out` with resume.
 
-    Writes config.yaml and env.json (`environment`, a plain dict).  Raises InputError where `out` holds another run or other
-    files, where there is nothing to resume, or where the number of ranks or settings differ from the run's that would make it another
+    Writes config.yaml and env.json (`environment`, a plain dict).  Raises what a Trainer would, and InputError where `out` holds another run
+    or other files, where there is nothing to resume, or where the number of ranks or settings differ from the run's that would make it another
     training; with allow_inexact it may become one, of the same networks and diffusion.
     """
     out = Path(out)
     checkpoints = out / "checkpoints"
+    check(config, torch.device(device))  # before anything is written
     if resume:
         if not checkpoints.is_dir():
             raise InputError(f"{out}: no run to resume here; leave --resume out to begin one")

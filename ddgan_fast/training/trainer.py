@@ -210,6 +210,12 @@ class Trainer:
         return torch.cat([denoise(generator, self.schedule, *draw_start(part, model, steps), seeds=part) for part in seeds])
 
 
+def check(config, device):
+    """Raises what a Trainer of this config on the device would, before there is one."""
+    part_size(config.train, rank_and_world()[1] * config.train.accumulate, config.model.network)
+    runner_for(config.train.engine, device)
+
+
 def _mean(total, count):
     """None of nothing."""
     return total / count if count else None
