@@ -59,9 +59,9 @@ def locked(out):
 def open_run(out, config, environment, device="cpu", resume=False, allow_inexact=False):
     """The TrainState to train on from: fresh, or from the newest intact checkpoint under `out` with resume.
 
-    Writes config.yaml and env.json (`environment`, a plain dict).  Raises what a Trainer would, and InputError where `out` holds another run
-    or other files, where there is nothing to resume, or where the number of ranks or settings differ from the run's that would make it another
-    training; with allow_inexact it may become one, of the same networks and diffusion.
+    Writes config.yaml and env.json (`environment`, a plain dict).  Raises what a Trainer would, and InputError where `out` holds another
+    run or other files, where there is nothing to resume, or where the number of ranks or settings differ from the run's that would make
+    it another training; with allow_inexact it may become one, of the same networks and diffusion.
     """
     out = Path(out)
     checkpoints = out / "checkpoints"

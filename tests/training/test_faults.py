@@ -13,7 +13,7 @@ from ddgan_fast.checkpoint.folder import newest_checkpoint
 from ddgan_fast.cli import main
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
-from ddgan_fast.errors import InputError, NonFiniteError, ResourceError
+from ddgan_fast.errors import InputError, MissingError, NonFiniteError, ResourceError
 from ddgan_fast.training import loop, records
 from ddgan_fast.training.run import open_run
 from ddgan_fast.training.state import TrainState
@@ -195,3 +195,10 @@ def test_a_second_interrupt_ends_at_once():
         assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("change, error", [({"accumulate": 3}, InputError), ({"engine": "graph"}, MissingError)], ids=str)
+def test_settings_that_cannot_run_leave_no_folder(tmp_path, change, error):
+    with pytest.raises(error):
+        open_run(tmp_path / "run", config(**change), {})
+    assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from ddgan_fast.checkpoint.folder import newest_checkpoint, read_tensors
 from ddgan_fast.checkpoint.model import load_model
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
-from ddgan_fast.errors import CheckpointError, DataError, InputError, MissingError, NonFiniteError, ResourceError
+from ddgan_fast.errors import CheckpointError, DataError, InputError, NonFiniteError, ResourceError
 from ddgan_fast.training import loop, records
 from ddgan_fast.training.run import locked, open_run
 from ddgan_fast.training.state import TrainState
@@ -96,13 +96,6 @@ def test_learning_rate_reaches_the_floor_in_the_last_epoch(config):
     assert rates[0] == rates[1] == 1e-3
     assert rates[2] == rates[3] > rates[4] == rates[5] > rates[6]
     assert rates[6] == pytest.approx(1e-5)
-
-
-@pytest.mark.parametrize("change, error", [({"accumulate": 3}, InputError), ({"engine": "graph"}, MissingError)], ids=str)
-def test_settings_that_cannot_run_leave_no_folder(tmp_path, config, change, error):
-    with pytest.raises(error):
-        open_run(tmp_path / "run", override(config, change), {})
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_new_run_needs_an_empty_folder_and_a_resumed_one_its_settings(tmp_path, config):
