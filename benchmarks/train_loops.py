@@ -42,7 +42,7 @@ class Ours:
 
     def __init__(self, config, device, precision, engine):
         state = fresh_state(override(config, {"precision": precision, "engine": engine}), device)
-        self.runner = runner_for(engine, device)
+        self.runner = runner_for(state.config, device)
         self.trainer = Trainer(state, config.train.iterations, self.runner)
         self.networks = state.generator, state.discriminator
         self.run, self.runner.run = self.runner.run, self._run

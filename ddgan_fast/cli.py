@@ -46,7 +46,7 @@ class Train:
 
     def run(self):
         from ddgan_fast.data import open_loader
-        from ddgan_fast.distributed import barrier, rank_and_world, restarts, together
+        from ddgan_fast.distributed import barrier, rank_and_world, together
         from ddgan_fast.environment import collect
         from ddgan_fast.training.loop import train
         from ddgan_fast.training.probe import report
@@ -54,20 +54,22 @@ class Train:
         from ddgan_fast.training.state import TrainState
 
         device, (rank, world) = pick_device(self.device), rank_and_world()
-        resume = self.resume or restarts() > 0
-        with together(device, self.patience), ExitStack() as held:
+        with together(device, self.patience) as launch, ExitStack() as held:
             loader = open_loader(self.settings, device, rank, world)
             if self.dry_run:
                 for line in report(self.settings, loader, device):
-                    print(line, flush=True)
+                    if rank == 0:
+                        print(line, flush=True)
                 return
+            resume = self.resume or launch.has_opened()
+            barrier()  # all have asked
             if rank == 0:
                 held.enter_context(locked(self.out))
                 state = open_run(self.out, self.settings, collect(), device, resume, self.allow_inexact)
+                launch.opened()
             barrier()  # the others read what the first has swept
             if rank > 0:
-                fresh = not (resume and (self.out / "checkpoints").is_dir())
-                state = TrainState(self.settings, device) if fresh else continued(self.out, self.settings, device, self.allow_inexact)
+                state = continued(self.out, self.settings, device, self.allow_inexact) if resume else TrainState(self.settings, device)
             train(state, loader, self.out)
         if rank == 0:
             print(f"{self.out}: {state.step} steps; draw with: ddgan sample --model {self.out} --num-images 64 --format grid")

@@ -1,13 +1,16 @@
 """The processes of one torchrun: which is this one, sums over all of them, and which of them no longer answers."""
 
 import os
+import secrets
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 
 from ddgan_fast.errors import InputError, ResourceError
 
 PATIENCE = timedelta(days=7)  # of a barrier: ranks may be hours apart, one goes on with what a killed run left, another is slower
-ROLL_CALL = timedelta(seconds=10)  # in which a rank must say that it is there
+MEETING = timedelta(minutes=5)  # in which ranks that are started must find each other
+ROLL_CALL = 10.0  # seconds in which a rank must say that it is there
 
 
 def rank_and_world():
@@ -21,11 +24,6 @@ def rank_and_world():
     return rank, world
 
 
-def restarts():
-    """How often torchrun has started these processes again after one of them had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-
-
 def barrier():
     """Wait until every rank has come here; nothing for one alone."""
     if rank_and_world()[1] == 1:
@@ -33,40 +31,95 @@ def barrier():
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        _join("gloo", PATIENCE)
+        _join("gloo", PATIENCE, PATIENCE)
     dist.barrier()
 
 
-def _join(backend, patience):
-    """Make the process group; the store through which the ranks found each other."""
+def _store():
+    """The store through which torchrun lets the ranks find each other."""
     import torch.distributed as dist
 
     try:
-        store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
+        return next(dist.rendezvous("env://", timeout=MEETING))[0]
     except (ValueError, RuntimeError) as error:
         raise InputError(f"WORLD_SIZE is set, and the other ranks cannot be found: {error}; start with torchrun") from error
-    store = dist.PrefixStore(f"ddgan/{restarts()}", store)  # torchrun's outlives the processes, with the addresses of those before
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
-    return store
+
+
+def _join(backend, patience, meeting=MEETING):
+    """Make the process group; (torchrun's store, the part of it that the ranks of this start have).
+
+    patience: of what the group does.  meeting: the longest time between the first rank that comes here and the last.
+    """
+    import torch.distributed as dist
+
+    rank, world = rank_and_world()
+    store = _store()
+    try:
+        here = dist.PrefixStore(f"ddgan/{_number_of_start(store, rank, world, meeting)}", store)
+        dist.init_process_group(backend, store=here, rank=rank, world_size=world, timeout=patience)
+    except RuntimeError as error:
+        raise ResourceError(f"rank {rank}: the {world} ranks do not come together: {str(error).splitlines()[0]}") from error
+    return store, here
+
+
+def _number_of_start(store, rank, world, meeting):
+    """A random number that the ranks of this start have, and those that torchrun started before do not: its store outlives them.
+
+    The first rank draws it, and answers whoever asks by a number of its own; counts of restarts differ between nodes.
+    """
+    mine = secrets.token_hex(8)
+    if rank > 0:
+        store.append("ddgan/asked", f"{mine} ")
+        store.wait([f"ddgan/answer/{mine}"], meeting)
+        number = store.get(f"ddgan/answer/{mine}").decode()
+        store.set(f"ddgan/{number}/heard/{rank}", "1")
+        return number
+    heard, until, answered = [f"ddgan/{mine}/heard/{other}" for other in range(1, world)], time.monotonic() + meeting.total_seconds(), set()
+    while not store.check(heard):
+        if time.monotonic() > until:
+            raise RuntimeError(f"no word from all of them in {meeting.total_seconds():.0f} s")
+        asked = set(store.get("ddgan/asked").decode().split()) if store.check(["ddgan/asked"]) else set()
+        for other in asked - answered:  # the dead are answered too, and do not mind
+            store.set(f"ddgan/answer/{other}", mine)
+        answered |= asked
+        time.sleep(0.01)
+    return mine
+
+
+class Launch:
+    """What outlives the processes of one torchrun: whether some that it started before have opened their run."""
+
+    def __init__(self, store=None):
+        self.store = store
+
+    def has_opened(self):
+        """Whether `opened` was called, by these processes or by those before them."""
+        return self.store is not None and self.store.check(["ddgan/opened"])
+
+    def opened(self):
+        """Remember that the run is open: whoever is started again goes on with it."""
+        if self.store is not None:
+            self.store.set("ddgan/opened", "1")
 
 
 @contextmanager
 def together(device, seconds):
-    """Inside the block all ranks form a process group: NCCL on a GPU, gloo on a CPU; nothing for one alone.
+    """Inside the block, which gets a Launch, all ranks form a process group: NCCL on a GPU, gloo on a CPU; nothing for one alone.
 
-    A rank that does not answer for so many seconds, or is gone, ends the others: ResourceError with its number.
+    With gloo a rank that does not answer for so many seconds, or is gone, ends the others: ResourceError with its number.  With NCCL
+    torch's own watchdog ends the processes then.
     """
     rank, world = rank_and_world()
     if world == 1:
-        yield
+        yield Launch(_store() if "TORCHELASTIC_RUN_ID" in os.environ else None)
         return
     import torch.distributed as dist
 
-    store = _join("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=seconds))
+    store, here = _join("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=seconds))
     try:
-        yield
+        yield Launch(store)
     except RuntimeError as error:  # what torch raises where a collective fails
-        gone = _gone(store, rank, world)
+        gone = _gone(here, rank, world)
         if not gone:
             raise
         ranks = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))} of {world}"
@@ -79,15 +132,13 @@ def together(device, seconds):
 
 def _gone(store, rank, world):
     """The ranks that do not say that they are there."""
-    from torch.distributed import DistStoreError
-
-    gone = []
+    gone, until = [], time.monotonic() + ROLL_CALL
     try:
         store.set(f"there/{rank}", "1")
         for other in range(world):
-            try:
-                store.wait([f"there/{other}"], ROLL_CALL)
-            except DistStoreError:
+            while not store.check([f"there/{other}"]) and time.monotonic() < until:
+                time.sleep(0.05)
+            if not store.check([f"there/{other}"]):
                 gone.append(other)
     except RuntimeError:  # the store is gone, and it lives in rank 0 or in torchrun's agent
         gone.append(0)

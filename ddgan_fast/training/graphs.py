@@ -57,6 +57,7 @@ class Graphs(Eager):
         """The function that runs the recorded work of `part`."""
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+        # thread_local: a loader's thread may ask for pinned memory meanwhile
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             part()
         return graph.replay

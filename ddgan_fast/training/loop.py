@@ -45,7 +45,7 @@ def train(state, loader, out):
 
     loader: has `batches(start)` (an endless iterator of this rank's share [B, ...] from step `start` on), `steps_per_epoch`, and
     `indices(step)`, the items of a step.
-    Raises StoppedError after SIGINT or SIGTERM and DataError for a bad image, both once a checkpoint is saved;
+    Raises StoppedError after SIGINT or SIGTERM and, on the first rank, DataError for a bad image, both once a checkpoint is saved;
     NonFiniteError for a NaN (which has not reached the weights); ResourceError when checkpoints cannot be written, or memory runs out.
     """
     settings, run = state.config.train, Run(state, loader, Path(out))
@@ -217,7 +217,7 @@ class Run:
 
 def _require_one_step(state, trainer):
     """Raises CheckpointError where ranks stand at different steps: they read different folders."""
-    steps = torch.tensor(float(state.step), device=trainer.device)
+    steps = torch.tensor(state.step, device=trainer.device)
     sum_over_ranks(steps)
     if int(steps) != state.step * trainer.world:
         raise CheckpointError(f"rank {trainer.rank} stands at step {state.step}, others do not; all ranks must see the same --out folder")

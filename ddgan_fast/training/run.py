@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -51,9 +51,10 @@ def locked(out):
             file.flush()
             yield
         finally:
-            (out / LOCK).unlink(missing_ok=True)
-            if not any(out.iterdir()):
-                out.rmdir()
+            with suppress(OSError):  # on a disk that has become read-only; the lock ends with the file
+                (out / LOCK).unlink(missing_ok=True)
+                if not any(out.iterdir()):
+                    out.rmdir()
 
 
 def open_run(out, config, environment, device="cpu", resume=False, allow_inexact=False):

@@ -44,11 +44,22 @@ def learning_rate(base, floor, epoch, epochs):
     return floor + (base - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def runner_for(engine, device):
-    """The graphs.Eager or Graphs of a name of config.Train.engine. Raises MissingError where a device has no graphs."""
-    if engine == "graph" and device.type != "cuda":
-        raise MissingError("engine 'graph': it needs a CUDA device; take --engine eager or auto")
-    return Graphs(device) if engine != "eager" and device.type == "cuda" else Eager()
+def runner_for(config, device):
+    """The graphs.Eager or Graphs of the config's engine on a device. Raises MissingError where it has no graphs and they are asked for."""
+    reason = _graphs_refuse(config, device)
+    if config.train.engine == "graph" and reason:
+        raise MissingError(f"engine 'graph': {reason}; take --engine eager or auto")
+    return Eager() if config.train.engine == "eager" or reason else Graphs(device)
+
+
+def _graphs_refuse(config, device):
+    if device.type != "cuda":
+        return "it needs a CUDA device"
+    if config.train.optimizer == "apex":
+        return "apex's step asks the host whether gradients are finite"
+    if config.model.dropout and config.train.checkpoint_activations:
+        return "dropout in activations that are computed twice needs the state of the random generator"
+    return None
 
 
 class Trainer:
@@ -73,13 +84,13 @@ class Trainer:
         self.images = torch.empty((count, *model.sample_shape), dtype=weight.dtype, device=self.device, memory_format=layout)
         self.words = torch.zeros((3, count), dtype=torch.int64, device=self.device)
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)
-        state.optim_d.place(2 + 2 * self.schedule.steps)  # D loss, R1; for each t the sum of losses and how many
+        state.optim_d.place(3 + 2 * self.schedule.steps)  # D loss, R1, whether there was R1; for each t the sum of losses and how many
         state.optim_g.place(2)  # G loss; how many ranks want to stop
-        self.runner = runner or runner_for(train.engine, self.device)
+        self.runner = runner or runner_for(state.config, self.device)
         self.networks = tuple(map(self._in_precision, (state.generator, state.discriminator)))
         self.stop_flag = torch.zeros((), dtype=weight.dtype, pin_memory=self.device.type == "cuda")
         self.stop_copied = None
-        self.since = self.since_r1 = 0  # steps since `metrics`, and those with R1
+        self.since = 0  # steps since `metrics`
 
     def _in_precision(self, network):
         dtype = PRECISIONS[self.state.config.train.precision]
@@ -119,7 +130,6 @@ class Trainer:
             self.runner.run("G update", self._g_update)
         state.step += 1
         self.since += 1
-        self.since_r1 += gamma > 0
         return self._all_stop(stop)
 
     def _half(self, optimiser, half, name, backward, images, words, stop=False):
@@ -147,8 +157,8 @@ class Trainer:
         d = d_loss(*self.networks, self.schedule, self.images, draws, gamma, scale)
         losses = (F.softplus(-d.real_logits) + F.softplus(d.fake_logits)).to(self.images.dtype)
         of_t = (t == torch.arange(self.schedule.steps, device=self.device)[:, None]).to(losses)
-        r1 = torch.zeros_like(d.real) if d.r1 is None else d.r1.detach()
-        means = torch.stack(((d.real + d.fake).detach(), r1)) / self.parts
+        r1 = (torch.zeros_like(d.real), torch.zeros_like(d.real)) if d.r1 is None else (d.r1.detach(), torch.ones_like(d.real))
+        means = torch.stack(((d.real + d.fake).detach(), *r1)) / self.parts
         state.optim_d.backward(d.total / self.parts, torch.cat((means, of_t @ losses, of_t.sum(dim=1))))
 
     def _g_backward(self):
@@ -179,9 +189,8 @@ class Trainer:
         changed nothing and do not count: `skipped` is how many they were, `bad_step` the step of the first or None.  A mean of nothing is
         None.
         """
-        steps, r1_steps = self.since, self.since_r1
-        self.since = self.since_r1 = 0
-        skipped_d, bad_d, norm_d, (d, r1, *of_t) = self.state.optim_d.report()
+        steps, self.since = self.since, 0
+        skipped_d, bad_d, norm_d, (d, r1, r1_steps, *of_t) = self.state.optim_d.report()
         skipped_g, bad_g, norm_g, (g, _) = self.state.optim_g.report()
         loss_t, count_t = of_t[: self.schedule.steps], of_t[self.schedule.steps :]
         bad = [step for step in (bad_d, bad_g) if step >= 0]
@@ -213,7 +222,7 @@ class Trainer:
 def check(config, device):
     """Raises what a Trainer of this config on the device would, before there is one."""
     part_size(config.train, rank_and_world()[1] * config.train.accumulate, config.model.network)
-    runner_for(config.train.engine, device)
+    runner_for(config, device)
 
 
 def _mean(total, count):

@@ -38,7 +38,8 @@ def start_ranks(*words):
 
 def torchrun(*words, **options):
     """`ddgan *words` on two ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options.pop("extra", ())]
+    command = [sys.executable, "-m", "torch.distributed.run", *["--standalone"] * options.get("standalone", True), "--nproc-per-node", "2"]
+    command += options.get("extra", ())
     command += ["-m", "ddgan_fast.cli", *map(str, words)]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
 
@@ -62,7 +63,7 @@ def test_two_ranks_equal_one_in_two_parts(tmp_path):
     for name, value in found[0]["metrics"].items():
         assert value == (None if value is None else pytest.approx(here[name], rel=1e-9)), name
     counts = [sum(p.numel() for p in network.parameters()) for network in (state.discriminator, state.generator)]
-    assert found[0]["sent"] == 5 * [counts[0] + 2 + 2 * 4, counts[1] + 2]  # one sum a network and step: gradients and a few numbers
+    assert found[0]["sent"] == 5 * [counts[0] + 3 + 2 * 4, counts[1] + 2]  # one sum a network and step: gradients and a few numbers
 
 
 def test_bytes_between_ranks_of_the_cifar10_networks():
@@ -73,7 +74,7 @@ def test_bytes_between_ranks_of_the_cifar10_networks():
     model = preset("cifar10").model
     with torch.device("meta"):
         count = sum(p.numel() for build in (build_generator, build_discriminator) for p in build(model).parameters())
-    assert 4 * (count + 2 + 2 * 4 + 2) <= 250e6
+    assert 4 * (count + 3 + 2 * 4 + 2) <= 250e6
 
 
 @pytest.mark.parametrize("case", ["dies", "hangs"])
@@ -107,22 +108,60 @@ def test_two_ranks_resume_exactly_and_one_may_not(tmp_path):
     assert len((tmp_path / "half/metrics.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_killed_rank_is_started_again_and_the_run_goes_on(tmp_path):
-    """torchrun --max-restarts: the same command, which then resumes by itself."""
-    out = tmp_path / "run"
-    run = torchrun("train", "--preset", "tiny", "--iterations", 60, "--checkpoint-every", 10, "--sample-every", 1000, "--out", out,
-                   extra=("--max-restarts", "1"))  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (out / "checkpoints").is_dir() or not list((out / "checkpoints").glob("checkpoint-*")):
-        assert time.monotonic() < deadline and run.poll() is None
+def wait_for_checkpoint(out, process):
+    deadline = time.monotonic() + 90
+    while not list((out / "checkpoints").glob("checkpoint-*")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+
+
+def kill_worker(agent):
+    """SIGKILL to the last rank that a torchrun has started."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     workers = [pid for pid in children if b"ddgan_fast.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(int(workers[-1]), signal.SIGKILL)
+
+
+LONG = "train", "--preset", "tiny", "--iterations", "60", "--checkpoint-every", "10", "--sample-every", "1000", "--out"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_rank_is_started_again_and_the_run_goes_on(tmp_path, ranks):
+    """torchrun --max-restarts: the same command, which then resumes by itself."""
+    out = tmp_path / "run"
+    run = torchrun(*LONG, out, extra=("--max-restarts", "1", "--nproc-per-node", str(ranks)))
+    wait_for_checkpoint(out, run)
+    kill_worker(run)
     errors = run.communicate(timeout=120)[1]
     assert run.returncode == 0, errors
     assert "resumed from checkpoint-" in errors
     assert newest_checkpoint(out / "checkpoints").name == "checkpoint-00000060"
+
+
+@pytest.mark.slow
+def test_two_nodes_start_again_together(tmp_path):
+    """The node that lost a rank counts a restart, the other does not."""
+    out = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    extra = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--max-restarts", "1", "--nproc-per-node", "1"]
+    nodes = [torchrun(*LONG, out, extra=extra, standalone=False) for _ in range(2)]
+    wait_for_checkpoint(out, nodes[0])
+    kill_worker(nodes[1])
+    texts = [node.communicate(timeout=200)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], texts
+    assert newest_checkpoint(out / "checkpoints").name == "checkpoint-00000060"
+
+
+@pytest.mark.slow
+def test_a_restart_goes_on_with_its_own_run_alone(tmp_path):
+    """Neither with one that lay there before, nor with nothing."""
+    assert torchrun("train", "--preset", "tiny", "--iterations", 2, "--out", tmp_path / "old").wait(120) == 0
+    run = torchrun("train", "--preset", "tiny", "--iterations", 4, "--out", tmp_path / "old", extra=("--max-restarts", "1"))
+    errors = run.communicate(timeout=120)[1]
+    assert run.returncode == 1 and errors.count("is not empty") == 2, errors
+    assert newest_checkpoint(tmp_path / "old/checkpoints").name == "checkpoint-00000002"
 
 
 def test_a_signal_to_one_rank_ends_all_at_one_step(tmp_path):
