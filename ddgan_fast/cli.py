@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,31 +45,22 @@ class Train:
 
     def run(self):
         from ddgan_fast.data import open_loader
-        from ddgan_fast.distributed import barrier, rank_and_world, together
+        from ddgan_fast.distributed import rank_and_world, together
         from ddgan_fast.environment import collect
         from ddgan_fast.training.loop import train
         from ddgan_fast.training.probe import report
-        from ddgan_fast.training.run import continued, locked, open_run
-        from ddgan_fast.training.state import TrainState
+        from ddgan_fast.training.run import shared_run
 
         device, (rank, world) = pick_device(self.device), rank_and_world()
-        with together(device, self.patience) as launch, ExitStack() as held:
+        with together(device, self.patience) as launch:
             loader = open_loader(self.settings, device, rank, world)
             if self.dry_run:
                 for line in report(self.settings, loader, device):
                     if rank == 0:
                         print(line, flush=True)
                 return
-            resume = self.resume or launch.has_opened()
-            barrier()  # all have asked
-            if rank == 0:
-                held.enter_context(locked(self.out))
-                state = open_run(self.out, self.settings, collect(), device, resume, self.allow_inexact)
-                launch.opened()
-            barrier()  # the others read what the first has swept
-            if rank > 0:
-                state = continued(self.out, self.settings, device, self.allow_inexact) if resume else TrainState(self.settings, device)
-            train(state, loader, self.out)
+            with shared_run(launch, self.out, self.settings, collect(), device, self.resume, self.allow_inexact) as state:
+                train(state, loader, self.out)
         if rank == 0:
             print(f"{self.out}: {state.step} steps; draw with: ddgan sample --model {self.out} --num-images 64 --format grid")
 

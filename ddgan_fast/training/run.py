@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from ddgan_fast.checkpoint.folder import newest_checkpoint, read_json, sweep, wr
 from ddgan_fast.checkpoint.model import read_config
 from ddgan_fast.config import to_dict
 from ddgan_fast.config_file import write_yaml
-from ddgan_fast.distributed import rank_and_world
+from ddgan_fast.distributed import barrier, rank_and_world
 from ddgan_fast.errors import InputError, ResourceError
 from ddgan_fast.pictures import whole_file
 from ddgan_fast.training.state import TrainState
@@ -55,6 +55,26 @@ def locked(out):
                 (out / LOCK).unlink(missing_ok=True)
                 if not any(out.iterdir()):
                     out.rmdir()
+
+
+@contextmanager
+def shared_run(launch, out, config, environment, device="cpu", resume=False, allow_inexact=False):
+    """The TrainState of every rank, inside the block in which the first one holds the folder; it alone writes there.
+
+    launch: distributed.Launch; processes that torchrun has started again resume the run that those before them had opened.
+    The rest as of `open_run`.
+    """
+    leads = rank_and_world()[0] == 0
+    resume = resume or launch.has_opened()
+    barrier()  # all have asked
+    with locked(out) if leads else nullcontext():
+        if leads:
+            state = open_run(out, config, environment, device, resume, allow_inexact)
+            launch.opened()
+        barrier()  # the others read what the first has swept
+        if not leads:
+            state = continued(out, config, device, allow_inexact) if resume else TrainState(config, device)
+        yield state
 
 
 def open_run(out, config, environment, device="cpu", resume=False, allow_inexact=False):
