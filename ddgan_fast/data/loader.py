@@ -1,13 +1,16 @@
 """Batches for training, in an order that is a pure function of (seed, step): a resumed run and any number of ranks see the same."""
 
 import hashlib
+import os
 
 import torch
 from torch.utils.data import DataLoader
 
 from ddgan_fast.data.datasets import open_dataset
 from ddgan_fast.data.folder import Folder
-from ddgan_fast.errors import DataError, DDGANError, InputError
+from ddgan_fast.errors import DataError, DDGANError, InputError, ResourceError
+
+SHARED_MEMORY = "/dev/shm"
 
 
 def open_loader(config, device, rank=0, world=1):
@@ -48,6 +51,10 @@ class Loader:
         self.rows = slice(rank * self.batch_size, (rank + 1) * self.batch_size)  # of the global batch
         self.flip = flip
         self.workers = workers if isinstance(dataset, Folder) else 0  # a set in memory has nothing to decode
+        if self.workers and not os.access(SHARED_MEMORY, os.W_OK):
+            raise ResourceError(
+                f"workers = {workers}: they hand their images over in {SHARED_MEMORY}, which cannot be written; give --workers 0"
+            )
 
     def indices(self, step):
         """The items of a training step, over all ranks, as a list of their numbers in the data set."""

@@ -10,8 +10,9 @@ from PIL import Image
 from ddgan_fast.config import Model, override, preset
 from ddgan_fast.data import Loader, open_loader
 from ddgan_fast.data import folder as folder_module
+from ddgan_fast.data.folder import Folder
 from ddgan_fast.data.images import InMemory
-from ddgan_fast.errors import DataError, InputError
+from ddgan_fast.errors import DataError, InputError, ResourceError
 
 DIGITS = override(preset("tiny"), {"batch_size": 400, "flip": True})  # 4 steps an epoch
 
@@ -119,3 +120,11 @@ def test_what_cannot_be_loaded_is_refused_at_once():
         open_loader(override(preset("gaussians25"), {"flip": True}), "cpu")
     with pytest.raises(InputError, match="--preset gaussians25"):
         open_loader(replace(preset("gaussians25"), model=Model()), "cpu")
+
+
+def test_workers_without_shared_memory_are_refused_with_the_way_out(monkeypatch):
+    images = Folder("set", ["a.png"] * 8, (1, 8, 8))
+    monkeypatch.setattr("ddgan_fast.data.loader.SHARED_MEMORY", "/nowhere")
+    with pytest.raises(ResourceError, match="/nowhere.*--workers 0"):
+        Loader(images, 8, "cpu", workers=2)
+    assert Loader(images, 8, "cpu", workers=0).workers == 0
