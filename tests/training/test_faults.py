@@ -1,5 +1,6 @@
 """What a run does when something goes wrong: NaN, a full disk, a collapsed discriminator, no memory, changed settings."""
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.errors import InputError, MissingError, NonFiniteError, ResourceError
 from ddgan_fast.training import loop, records
-from ddgan_fast.training.run import open_run
+from ddgan_fast.training.run import locked, open_run
 from ddgan_fast.training.state import TrainState
 from ddgan_fast.training.trainer import Trainer
 
@@ -72,22 +73,23 @@ def test_fp16_that_overflows_for_ever_is_no_overflow(tmp_path, monkeypatch):
     assert 16 < state.step < 24
 
 
-def failing_saves(monkeypatch, fails):
-    """os.fsync raises while `fails()`, as on a full disk."""
-    fsync = os.fsync
+def failing_saves(monkeypatch, fails, call="fsync", number=errno.ENOSPC):
+    """A call of `os` raises while `fails()`: fsync as on a full disk, rename as on some network disks, mkdir as on a read-only one."""
+    whole = getattr(os, call)
 
-    def full(handle):
+    def failing(*arguments, **options):
         if fails():
-            raise OSError(28, "No space left on device")
-        fsync(handle)
+            raise OSError(number, os.strerror(number))
+        return whole(*arguments, **options)
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(os, call, failing)
 
 
-def test_a_save_that_fails_is_tried_again_and_nothing_is_pruned_before(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("call, number", [("fsync", errno.ENOSPC), ("fsync", errno.EDQUOT), ("rename", errno.EIO), ("mkdir", errno.EROFS)])
+def test_a_save_that_fails_is_tried_again_and_nothing_is_pruned_before(tmp_path, monkeypatch, caplog, call, number):
     settings = config(checkpoint_every=1, keep=1, iterations=6)
     state = open_run(tmp_path, settings, {})
-    failing_saves(monkeypatch, lambda: state.step in (3, 4))
+    failing_saves(monkeypatch, lambda: state.step in (3, 4), call, number)
     seen = []
     save = loop.Run.save
 
@@ -99,6 +101,15 @@ def test_a_save_that_fails_is_tried_again_and_nothing_is_pruned_before(tmp_path,
     loop.train(state, open_loader(settings, "cpu"), tmp_path)
     assert seen == [["1"], ["2"], ["2"], ["2"], ["5"], ["6"], ["6"]]
     assert caplog.text.count("NOT SAVED") == 2 and "(2 of 3 tries failed)" in caplog.text
+
+
+def test_a_disk_that_becomes_read_only_hides_no_error(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.raises(ResourceError, match="none was saved"), locked(tmp_path / "run"):
+        monkeypatch.setattr("pathlib.Path.unlink", read_only)
+        raise ResourceError("none was saved")
 
 
 def test_three_saves_that_fail_end_the_run(tmp_path, monkeypatch):
