@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ddgan_fast.diffusion import Schedule
 from ddgan_fast.ops import backend, philox_normal
-from ddgan_fast.precision import PRECISIONS, convolutions
+from ddgan_fast.precision import autocast, convolutions
 from ddgan_fast.training.ema import EMA
 from ddgan_fast.training.losses import Draws, draw_fake, draw_pair
 from ddgan_fast.training.trainer import D_HALF, G_HALF, draw, step_words
@@ -63,20 +63,9 @@ class PlainTrainer:
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR
         self.rates = [cosine(of, epochs - 1, train.lr_min) for of in (self.optim_g, self.optim_d) if train.lr_decay]
         wrap = torch.compile if self.loop.compiled else lambda network, dynamic: network
-        self.g, self.d = (self._in_precision(wrap(network, dynamic=False)) for network in networks)
-        self.d_of_r1 = self._in_precision(self.discriminator)
+        compiled = [wrap(network, dynamic=False) for network in networks]
+        self.g, self.d, self.d_of_r1 = (autocast(each, self.loop.precision, self.device) for each in (*compiled, self.discriminator))
         self.d_loss = self.r1 = self.g_loss = None
-
-    def _in_precision(self, network):
-        dtype = PRECISIONS[self.loop.precision]
-        if dtype == torch.float32:
-            return network
-
-        def run(*arguments, **options):
-            with torch.autocast(self.device.type, dtype):
-                return network(*arguments, **options).float()
-
-        return run
 
     def step(self, images, after_d=lambda: None):
         """One iteration on images [B, ...] in [-1, 1]: D step, `after_d()`, G step, average."""

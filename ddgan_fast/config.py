@@ -117,7 +117,7 @@ class Train:
     optimizer: Literal["adam", "apex"] = "adam"
     """torch's fused Adam, or FusedAdam of an installed apex."""
     checkpoint_activations: bool = False
-    """Compute the generator's activations a second time in the backward pass in place of keeping them: less memory, a quarter more time."""
+    """Compute the generator's activations a second time in the backward pass in place of keeping them: less memory, more time."""
     iterations: int = 100_000
     """Training steps, each one step of D and one of G."""
     lr_g: float = 1.6e-4

@@ -59,8 +59,11 @@ class Loader:
     def indices(self, step):
         """The items of a training step, over all ranks, as a list of their numbers in the data set."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(len(self.dataset), generator=_generator(self.seed, "epoch", epoch))
-        return order[place * self.global_batch : (place + 1) * self.global_batch].tolist()
+        return self.order(epoch)[place * self.global_batch : (place + 1) * self.global_batch].tolist()
+
+    def order(self, epoch):
+        """The permutation of the items in an epoch, int64."""
+        return torch.randperm(len(self.dataset), generator=_generator(self.seed, "epoch", epoch))
 
     def batches(self, start=0):
         """An endless generator from training step `start` on: float32 [B, C, H, W] in [-1, 1], or points [B, 2], on the device.
@@ -99,7 +102,7 @@ class _Order:
         loader, first = self.loader, self.start % self.loader.steps_per_epoch
         epoch = self.start // loader.steps_per_epoch
         while True:
-            order = torch.randperm(len(loader.dataset), generator=_generator(loader.seed, "epoch", epoch))
+            order = loader.order(epoch)
             for step in range(first, loader.steps_per_epoch):
                 yield order[step * loader.global_batch :][loader.rows].tolist()
             epoch, first = epoch + 1, 0

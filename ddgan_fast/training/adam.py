@@ -93,12 +93,12 @@ class FlatAdam:
                 tensor.fill_(value)
 
     def state(self):
-        """What a checkpoint keeps: {"parameter/entry": tensor}, on the CPU."""
+        """What a checkpoint keeps: {"parameter/entry": tensor}."""
         saved, group = self.optimiser.state_dict()["state"], self.optimiser.param_groups[0]
         tensors = {f"{self.names[i]}/{entry}": value for i, entries in saved.items() for entry, value in entries.items()}
         if not self.skips:  # apex counts its steps for all parameters at once
             tensors |= {f"{self.names[i]}/step": torch.tensor(float(group["step"])) for i in saved}
-        return {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+        return tensors
 
     def load(self, tensors, where):
         """Put back what `state` gave, in the memory layout of the parameters: fused Adam pairs elements by their place in memory.

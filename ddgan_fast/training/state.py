@@ -34,12 +34,12 @@ class TrainState:
     def save(self, root):
         """Write a checkpoint under `root`; its path. Raises NonFiniteError rather than keep a NaN, ResourceError on a full disk."""
         tensors = {
-            "generator": _plain(self.generator.state_dict()),
-            "ema": _plain(self.ema.module.state_dict()),
-            "discriminator": _plain(self.discriminator.state_dict()),
-            "optim_g": self.optim_g.state(),
-            "optim_d": self.optim_d.state(),
+            "generator": self.generator.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            **{name: optimiser.state() for name, optimiser in self._optimisers().items()},
         }
+        tensors = {file: {key: value.detach().contiguous().cpu() for key, value in values.items()} for file, values in tensors.items()}
         for name, values in tensors.items():
             for key, value in values.items():
                 if not torch.isfinite(value).all():
@@ -75,7 +75,3 @@ class TrainState:
             optimiser.load(read_tensors(path / f"{name}.safetensors"), path / f"{name}.safetensors")
             optimiser.set_loss_scale(saved.get("loss_scale", {}).get(name))
         return state
-
-
-def _plain(tensors):
-    return {name: value.detach().contiguous().cpu() for name, value in tensors.items()}

@@ -11,7 +11,7 @@ from ddgan_fast.distributed import rank_and_world, sum_over_ranks
 from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.models import memory_format
 from ddgan_fast.ops import philox_normal
-from ddgan_fast.precision import PRECISIONS, convolutions
+from ddgan_fast.precision import autocast, convolutions
 from ddgan_fast.training.graphs import Eager, Graphs
 from ddgan_fast.training.losses import Draws, Named, d_loss, g_loss
 
@@ -87,21 +87,10 @@ class Trainer:
         state.optim_d.place(3 + 2 * self.schedule.steps)  # D loss, R1, whether there was R1; for each t the sum of losses and how many
         state.optim_g.place(2)  # G loss; how many ranks want to stop
         self.runner = runner or runner_for(state.config, self.device)
-        self.networks = tuple(map(self._in_precision, (state.generator, state.discriminator)))
+        self.networks = [autocast(network, train.precision, self.device) for network in (state.generator, state.discriminator)]
         self.stop_flag = torch.zeros((), dtype=weight.dtype, pin_memory=self.device.type == "cuda")
         self.stop_copied = None
         self.since = 0  # steps since `metrics`
-
-    def _in_precision(self, network):
-        dtype = PRECISIONS[self.state.config.train.precision]
-        if dtype == torch.float32:
-            return network
-
-        def run(*arguments, **options):
-            with torch.autocast(self.device.type, dtype):
-                return network(*arguments, **options).float()
-
-        return run
 
     def rates(self):
         """(lr_g, lr_d) of the coming step."""
@@ -141,9 +130,9 @@ class Trainer:
                 torch.manual_seed(int(columns[0, 0]) ^ half)
             self.images.copy_(part)
             columns = columns.contiguous()
-            self.words.copy_(
-                columns.pin_memory() if self.device.type == "cuda" else columns, non_blocking=True
-            )  # from there it does not wait
+            if self.device.type == "cuda":
+                columns = columns.pin_memory()  # from there a copy does not wait
+            self.words.copy_(columns, non_blocking=True)
             self.runner.run(name, backward)
         if stop:
             optimiser.tail[-1] = 1.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddgan_fast.checkpoint.folder import newest_checkpoint, read_tensors
+from ddgan_fast.checkpoint.folder import newest_checkpoint
 from ddgan_fast.errors import InputError
 from ddgan_fast.training.run import continued
 
@@ -21,7 +21,6 @@ SCRIPT = Path(__file__).parent / "two_ranks.py"
 _spec = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
 two_ranks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(two_ranks)
-FILES = ["generator", "ema", "discriminator", "optim_g", "optim_d"]
 
 
 def start_ranks(*words):
@@ -88,13 +87,7 @@ def test_the_others_end_with_the_number_of_a_lost_rank(tmp_path, case):
     ranks[1].wait()
 
 
-def same_checkpoint(a, b):
-    for name in FILES:
-        left, right = (read_tensors(path / f"{name}.safetensors") for path in (a, b))
-        assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left), name
-
-
-def test_two_ranks_resume_exactly_and_one_may_not(tmp_path):
+def test_two_ranks_resume_exactly_and_one_may_not(tmp_path, same_checkpoint):
     words = "train", "--preset", "tiny", "--out"
     assert torchrun(*words, tmp_path / "whole").wait(120) == 0
     assert torchrun(*words, tmp_path / "half", "--iterations", 4, "--no-lr-decay").wait(120) == 0

@@ -35,15 +35,8 @@ def run(config, out, resume=False):
     return state
 
 
-def same_checkpoint(a, b):
-    for name in FILES:
-        left, right = (read_tensors(path / f"{name}.safetensors") for path in (a, b))
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[key], right[key]) for key in left), name
-
-
 @pytest.mark.parametrize("change", [{}, {"dropout": 0.2, "flip": True}, {"latent": False}], ids=["plain", "dropout and flip", "no latent"])
-def test_resume_is_bit_exact(tmp_path, config, change):
+def test_resume_is_bit_exact(tmp_path, config, same_checkpoint, change):
     config = override(config, change)
     run(config, tmp_path / "whole")
     half = tmp_path / "half"
@@ -219,9 +212,6 @@ def test_unfinished_saves_are_swept(tmp_path, config, caplog):
 
 def test_a_failed_save_leaves_nothing_behind(tmp_path, config, monkeypatch):
     state = TrainState(config)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ResourceError, match="No space left"):
