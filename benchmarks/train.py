@@ -22,6 +22,7 @@ import torch
 from benchmarks.harness import spread, write_rows
 from benchmarks.train_loops import Kept, numbers, techniques
 from ddgan_fast.config import override, preset
+from ddgan_fast.data.images import InMemory
 from ddgan_fast.data.loader import Loader
 from ddgan_fast.models import build_discriminator, build_generator
 from ddgan_fast.training.probe import activation_bytes
@@ -170,24 +171,12 @@ def summary(turns, every):
     return {name: round(value, 3) for name, value in found.items()}
 
 
-class InMemory:
-    """A data set of random images."""
-
-    def __init__(self, shape, size=SET_SIZE):
-        self.images = torch.randint(256, (size, *shape), dtype=torch.uint8)
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitems__(self, indices):
-        return self.images[indices]
-
-
 def loader_rows(device, cases, rounds, seconds):
     """Rows of train_loader.csv: turns of steps on the loader's batches and on one batch that lies on the device."""
     for name, batch in cases:
         config = override(preset(name), {"batch_size": batch} | ({"precision": "bf16"} if device.type == "cuda" else {}))
-        loader = Loader(InMemory(config.model.sample_shape), batch, device, flip=config.train.flip)
+        images = torch.randint(256, (SET_SIZE, *config.model.sample_shape), dtype=torch.uint8)
+        loader = Loader(InMemory("random", images), batch, device, flip=config.train.flip)
         trainer, batches, count = Trainer(TrainState(config, device), loader.steps_per_epoch), loader.batches(), LOADER_STEPS[device.type]
         images, begin, loaded, still, waits = next(batches), time.perf_counter(), [], [], []
         while trainer.state.step <= 2 * config.train.r1_every and device.type == "cuda":

@@ -101,11 +101,21 @@ class Train:
     """Data, losses, optimisers and the rhythm of a run."""
 
     data: str = ""
-    """NAME, NAME:PATH or PATH: gaussians25, digits, fashion-mnist, emoji, cifar10:DIR, stackedmnist:DIR, or a folder of images."""
+    """NAME, NAME:PATH or PATH: gaussians25, digits, fashion-mnist, emoji, cifar10:DIR, stackedmnist:DIR, or a folder or file of images."""
     flip: bool = False
     """Mirror images at random."""
+    max_images: int = 0
+    """Train on so many of the first images; 0: on all."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be read ends the run, or is named and replaced by the next."""
+    resident_gb: float = 1.0
+    """GiB of uint8 up to which a set is decoded at the start and stays on the device."""
+    loader: Literal["auto", "torch", "dali"] = "auto"
+    """What decodes larger sets: torch's worker processes, DALI, or auto, which is DALI on a GPU where it is installed."""
     workers: int = 0
-    """Processes that decode images (only for folders too large for memory)."""
+    """Processes (torch) or threads (DALI, streams) that decode."""
+    shuffle_buffer: int = 0
+    """Above 0: tar shards are streamed one after the other, and so many images of them mixed; needed for remote ones."""
     batch_size: int = 256
     """Images per step over all devices."""
     accumulate: int = 1
@@ -151,7 +161,7 @@ class Train:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("lr_g", "lr_d"):
             _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
-        for name in ("lr_min", "r1_gamma"):
+        for name in ("lr_min", "r1_gamma", "max_images", "resident_gb", "shuffle_buffer"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or a positive number")
         for name in ("beta1", "beta2", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
@@ -261,7 +271,8 @@ PRESETS = {
     # paper FID 5.25; no weights were released; 501 epochs of 1875 steps
     "lsun-church256": Config(
         "lsun-church256", _256,
-        train=Train(flip=True, workers=4, batch_size=64, iterations=939_375, lr_d=1e-4, ema_decay=0.999, r1_gamma=1.0, r1_every=10),
+        train=Train(flip=True, max_images=120_000, workers=4, batch_size=64, iterations=939_375, lr_d=1e-4, ema_decay=0.999,
+                    r1_gamma=1.0, r1_every=10),
     ),
     "lsun-church256-paper": Config(
         "lsun-church256-paper", replace(_256, channels=128), Diffusion(epsilon=0.0),

@@ -1,56 +1,36 @@
 """Batches for training, in an order that is a pure function of (seed, step): a resumed run and any number of ranks see the same."""
 
-import hashlib
+import itertools
+import logging
 import os
 
 import torch
 from torch.utils.data import DataLoader
 
-from ddgan_fast.data.datasets import open_dataset
-from ddgan_fast.data.folder import Folder
-from ddgan_fast.errors import DataError, DDGANError, InputError, ResourceError
+from ddgan_fast.data.images import InMemory
+from ddgan_fast.data.order import Order
+from ddgan_fast.errors import DDGANError, ResourceError
 
+log = logging.getLogger(__name__)
 SHARED_MEMORY = "/dev/shm"
-
-
-def open_loader(config, device, rank=0, world=1):
-    """The loader of a config's training data.
-
-    config: config.Config; reads model, and data, batch_size, flip, workers and seed of train.  device: where batches go.
-    rank, world: this process and how many share a step.
-    Raises what `open_dataset` raises, InputError for a batch size that `world` does not divide, DataError for less data than one batch.
-    """
-    train = config.train
-    if not 0 <= rank < world:
-        raise InputError(f"rank = {rank}: it must be 0 to {world - 1} with {world} processes")
-    if train.batch_size % world:
-        raise InputError(f"batch_size = {train.batch_size}: it must be a multiple of the {world} processes that share it")
-    if train.flip and config.model.network == "mlp":
-        raise InputError("flip = True: it mirrors images, and the network draws 2-D points; leave it out")
-    dataset = open_dataset(train.data, config.model, train.seed)
-    if len(dataset) < train.batch_size:
-        fewer = f"{len(dataset)} items are fewer than one batch of {train.batch_size}"
-        raise DataError(f"data {train.data!r}: {fewer}; batch_size must be {len(dataset)} or less")
-    return Loader(dataset, train.batch_size, device, train.seed, rank, world, train.flip, train.workers)
 
 
 class Loader:
     """Endless batches of one rank.
 
+    dataset: InMemory, which then lies on the device, is shuffled and mirrored there; or what worker processes decode.
     global_batch: items per step over all ranks; `batch_size` of them come here.  Each epoch is a new permutation, its last
     incomplete batch left out: `steps_per_epoch` steps.
     """
 
     def __init__(self, dataset, global_batch, device, seed=0, rank=0, world=1, flip=False, workers=0):
         self.dataset = dataset
-        self.global_batch = global_batch
-        self.batch_size = global_batch // world
-        self.steps_per_epoch = len(dataset) // global_batch
+        self.order = Order(len(dataset), global_batch, seed, rank, world)
+        self.batch_size, self.steps_per_epoch = self.order.batch_size, self.order.steps_per_epoch
         self.device = torch.device(device)
-        self.seed = seed
-        self.rows = slice(rank * self.batch_size, (rank + 1) * self.batch_size)  # of the global batch
         self.flip = flip
-        self.workers = workers if isinstance(dataset, Folder) else 0  # a set in memory has nothing to decode
+        self.is_resident = isinstance(dataset, InMemory)
+        self.workers = 0 if self.is_resident else workers
         if self.workers and not os.access(SHARED_MEMORY, os.W_OK):
             raise ResourceError(
                 f"workers = {workers}: they hand their images over in {SHARED_MEMORY}, which cannot be written; give --workers 0"
@@ -58,54 +38,95 @@ class Loader:
 
     def indices(self, step):
         """The items of a training step, over all ranks, as a list of their numbers in the data set."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        return self.order(epoch)[place * self.global_batch : (place + 1) * self.global_batch].tolist()
-
-    def order(self, epoch):
-        """The permutation of the items in an epoch, int64."""
-        return torch.randperm(len(self.dataset), generator=_generator(self.seed, "epoch", epoch))
+        return self.order.indices(step).tolist()
 
     def batches(self, start=0):
         """An endless generator from training step `start` on: float32 [B, C, H, W] in [-1, 1], or points [B, 2], on the device.
 
         The global random state of torch is neither read nor changed.
         """
+        return self._resident(start) if self.is_resident else self._decoded(start)
+
+    def _resident(self, start):
+        """The whole set on the device: a step moves nothing there."""
+        items, order = self.dataset.items.to(self.device), self.order
+        first = start % self.steps_per_epoch
+        for epoch in itertools.count(start // self.steps_per_epoch):
+            indices = order.epoch(epoch)[first:, order.rows].to(self.device)
+            steps = range(epoch * self.steps_per_epoch + first, (epoch + 1) * self.steps_per_epoch)
+            coins = torch.stack([order.coins(step) for step in steps]).to(self.device) if self.flip else itertools.repeat(None)
+            for step_indices, step_coins in zip(indices, coins, strict=False):
+                yield prepared(items[step_indices], step_coins)
+            first = 0
+
+    def _decoded(self, start):
         fetched = DataLoader(
             _Fetch(self.dataset),
-            batch_sampler=_Order(self, start),
+            batch_sampler=_Shares(self.order, start),
             num_workers=self.workers,
             collate_fn=_as_is,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or DataLoader draws from the global one
         )
-        for step, batch in enumerate(fetched, start):
+        for batch, coins in on_device(self._with_coins(fetched, start), self.device):
             if isinstance(batch, DDGANError):
                 raise batch
-            yield self._prepare(batch.to(self.device, non_blocking=True), step)
+            yield prepared(batch, coins)
 
-    def _prepare(self, batch, step):
-        if batch.dtype != torch.uint8:
-            return batch
-        if self.flip:
-            coins = torch.randint(2, (self.global_batch,), generator=_generator(self.seed, "flip", step))[self.rows]
-            batch = torch.where(coins.bool().to(self.device, non_blocking=True)[:, None, None, None], batch.flip(-1), batch)
-        return batch.float() / 127.5 - 1
+    def _with_coins(self, batches, start):
+        for step, batch in enumerate(batches, start):
+            yield batch, self.order.coins(step) if self.flip else None
 
 
-class _Order:
+def prepared(batch, coins=None):
+    """Images uint8 as float32 in [-1, 1], mirrored where coins [B] are true; points as they are."""
+    if batch.dtype != torch.uint8:
+        return batch
+    if coins is not None:
+        batch = torch.where(coins[:, None, None, None], batch.flip(-1), batch)
+    return batch.float() / 127.5 - 1
+
+
+def on_device(groups, device):
+    """Tuples with their tensors on the device. On a GPU a stream of its own copies the next tuple while the current one is used."""
+    if device.type != "cuda":
+        yield from groups  # the loaders make CPU tensors
+        return
+    stream = torch.cuda.Stream(device)
+
+    def copied(group):
+        with torch.cuda.stream(stream):
+            moved = [each.to(device, non_blocking=True) if isinstance(each, torch.Tensor) else each for each in group]
+            return moved, stream.record_event()
+
+    ahead = None
+    for group in groups:
+        current, ahead = ahead, copied(group)
+        if current is None:
+            continue
+        yield _received(*current, device)
+    if ahead is not None:
+        yield _received(*ahead, device)
+
+
+def _received(group, copied, device):
+    """The tuple, to be used on the current stream."""
+    using = torch.cuda.current_stream(device)
+    using.wait_event(copied)
+    for each in group:
+        if isinstance(each, torch.Tensor):
+            each.record_stream(using)
+    return group
+
+
+class _Shares:
     """The indices of each batch, from one training step on."""
 
-    def __init__(self, loader, start):
-        self.loader, self.start = loader, start
+    def __init__(self, order, start):
+        self.order, self.start = order, start
 
     def __iter__(self):
-        loader, first = self.loader, self.start % self.loader.steps_per_epoch
-        epoch = self.start // loader.steps_per_epoch
-        while True:
-            order = loader.order(epoch)
-            for step in range(first, loader.steps_per_epoch):
-                yield order[step * loader.global_batch :][loader.rows].tolist()
-            epoch, first = epoch + 1, 0
+        return map(self.order.share, itertools.count(self.start))
 
 
 class _Fetch:
@@ -123,9 +144,3 @@ class _Fetch:
 
 def _as_is(batch):
     return batch
-
-
-def _generator(*parts):
-    """A generator seeded by a hash of the parts."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -21,7 +21,8 @@ from ddgan_fast.training.trainer import check
 
 log = logging.getLogger(__name__)
 # on resume, without another result
-CHANGEABLE = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep", "workers", "data", "on_nan", "checkpoint_activations"}
+CHANGEABLE = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep", "on_nan", "checkpoint_activations"}
+CHANGEABLE |= {"data", "workers", "resident_gb", "on_bad_image"}
 LOCK = ".lock"
 
 

@@ -121,5 +121,5 @@ def test_paths_that_hold_nothing(tmp_path):
     with pytest.raises(DataError, match="nothing to train on; looked for CIFAR-10.*idx files.*images"):
         open_dataset(tmp_path, TINY)
     (tmp_path / "a.zip").write_bytes(b"x")
-    with pytest.raises(DataError, match="a.zip: a file; it must be a folder"):
+    with pytest.raises(DataError, match="a.zip: a file of another kind; looked for CIFAR-10.*LMDB.*or a file: zip, npz"):
         open_dataset(tmp_path / "a.zip", TINY)

@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ddgan_fast.config import Model
-from ddgan_fast.data import folder as folder_module
+from ddgan_fast.config import Model, preset
 from ddgan_fast.data import open_dataset
-from ddgan_fast.data.folder import Folder
+from ddgan_fast.data.decode import Images
 from ddgan_fast.data.images import InMemory, fit_image
 from ddgan_fast.errors import DataError
 
@@ -152,21 +151,56 @@ def test_names_of_images_that_are_none(tmp_path, make):
             open_dataset(tmp_path, MODEL)
 
 
-def test_a_set_too_large_for_memory_is_decoded_on_access(tmp_path, monkeypatch):
+def test_a_set_too_large_to_be_resident_is_decoded_on_access(tmp_path):
     for number in range(4):
         picture(number).save(tmp_path / f"{number}.png")
     want = every_index(open_dataset(tmp_path, MODEL))
-    monkeypatch.setattr(folder_module, "MOST_BYTES", want.numel() - 1)
-    dataset = open_dataset(tmp_path, MODEL)
-    assert isinstance(dataset, Folder)
+    enough = want.numel() / 2**30
+    assert isinstance(open_dataset(tmp_path, MODEL, resident_gb=enough), InMemory)
+    dataset = open_dataset(tmp_path, MODEL, resident_gb=enough * 0.999)
+    assert isinstance(dataset, Images)
     assert torch.equal(every_index(dataset), want)
     (tmp_path / "2.png").write_bytes(BAD["cut.png"][0])
-    dataset = open_dataset(tmp_path, MODEL)  # headers are whole
     with pytest.raises(DataError, match="2.png: broken or truncated"):
         every_index(dataset)
-    (tmp_path / "2.png").write_bytes(BAD["large.png"][0])
-    with pytest.raises(DataError, match="2.png: 8001 x 8000"):
-        open_dataset(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize("resident_gb", [1.0, 0.0])
+def test_bad_images_may_be_skipped(tmp_path, resident_gb, caplog):
+    for number in range(4):
+        picture(number).save(tmp_path / f"{number}.png")
+    want = every_index(open_dataset(tmp_path, MODEL))
+    for name in ("1.png", "3.png"):
+        (tmp_path / name).write_bytes(BAD["cut.png"][0])
+    (tmp_path / "notes.txt").write_text("x")
+    dataset = open_dataset(tmp_path, MODEL, on_bad_image="skip", resident_gb=resident_gb)
+    got = every_index(dataset)
+    if resident_gb:
+        assert torch.equal(got, want[[0, 2]])
+    else:
+        assert torch.equal(got, want[[0, 2, 2, 0]])  # the next in its place, in a circle
+        every_index(dataset)
+    named = [record.getMessage() for record in caplog.records]
+    assert len(named) == 3 and all("left out" in text for text in named)
+    assert [name in "".join(named) for name in ("notes.txt", "1.png", "3.png", "2.png")] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("resident_gb", [1.0, 0.0])
+def test_nothing_but_bad_images_is_an_error(tmp_path, resident_gb):
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"hello")
+    with pytest.raises(DataError, match="none of its 3 images can be read|100 images in a row are bad"):
+        every_index(open_dataset(tmp_path, MODEL, on_bad_image="skip", resident_gb=resident_gb))
+
+
+def test_the_first_images_alone(tmp_path):
+    for number in range(4):
+        picture(number).save(tmp_path / f"{number}.png")
+    want = every_index(open_dataset(tmp_path, MODEL))[:3]
+    for resident_gb in (1.0, 0.0):
+        assert torch.equal(every_index(open_dataset(tmp_path, MODEL, max_images=3, resident_gb=resident_gb)), want)
+    assert len(open_dataset("digits", preset("tiny").model, max_images=5)) == 5
+    assert len(open_dataset(tmp_path, MODEL, max_images=9)) == 4
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

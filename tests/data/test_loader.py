@@ -9,8 +9,8 @@ from PIL import Image
 
 from ddgan_fast.config import Model, override, preset
 from ddgan_fast.data import Loader, open_loader
-from ddgan_fast.data import folder as folder_module
-from ddgan_fast.data.folder import Folder
+from ddgan_fast.data.decode import Images
+from ddgan_fast.data.formats.folder import Folder
 from ddgan_fast.data.images import InMemory
 from ddgan_fast.errors import DataError, InputError, ResourceError
 
@@ -94,13 +94,12 @@ def test_the_seed_of_the_config_orders_the_data():
     assert not torch.equal(batches[0], batches[2])
 
 
-def test_workers_give_the_same_and_their_errors_come_unwrapped(tmp_path, monkeypatch):
+def test_workers_give_the_same_and_their_errors_come_unwrapped(tmp_path):
     for number in range(8):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
     config = override(preset("tiny"), {"data": str(tmp_path), "batch_size": 4, "workers": 2, "image_channels": 3, "flip": True})
     want = take(open_loader(config, "cpu"), 5, start=1)
-    monkeypatch.setattr(folder_module, "MOST_BYTES", 0)
-    loader = open_loader(config, "cpu")
+    loader = open_loader(override(config, {"resident_gb": 0}), "cpu")
     assert loader.workers == 2
     assert all(torch.equal(a, b) for a, b in zip(take(loader, 5, start=1), want, strict=True))
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:50])
@@ -123,7 +122,7 @@ def test_what_cannot_be_loaded_is_refused_at_once():
 
 
 def test_workers_without_shared_memory_are_refused_with_the_way_out(monkeypatch):
-    images = Folder("set", ["a.png"] * 8, (1, 8, 8))
+    images = Images(Folder("set", ["a.png"] * 8), (1, 8, 8))
     monkeypatch.setattr("ddgan_fast.data.loader.SHARED_MEMORY", "/nowhere")
     with pytest.raises(ResourceError, match="/nowhere.*--workers 0"):
         Loader(images, 8, "cpu", workers=2)

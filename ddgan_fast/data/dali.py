@@ -1,0 +1,132 @@
+"""DALI in place of torch's workers: decode, resize, mirror and normalise in C++, on a GPU with nvJPEG.
+
+The order is `Order`'s: this file feeds DALI the image files of each step, so a resumed run goes on with the same batches. Pillow looks at
+every header first; what DALI would draw otherwise (transparency, 16 bits) or not at all, Pillow decodes. Pixels agree with Pillow's to 2
+of 255 levels: both resize with an antialiased cubic, whose weights Pillow rounds to 8 bits between its two passes and DALI does not; from
+a JPEG, nvJPEG's inverse DCT adds to that on a GPU.
+"""
+
+import importlib.util
+import io
+import logging
+
+import numpy as np
+import torch
+from PIL import ImageOps
+
+from ddgan_fast.data.decode import use_image
+from ddgan_fast.data.images import on_white
+from ddgan_fast.data.loader import Loader, prepared
+from ddgan_fast.errors import MissingError
+
+log = logging.getLogger(__name__)
+DEPTH = 2  # batches that DALI decodes while one is used
+
+
+def refuses():
+    """Why DALI cannot be used, or None; without importing it."""
+    try:
+        found = importlib.util.find_spec("nvidia.dali")
+    except ModuleNotFoundError:
+        found = None
+    return None if found else 'nvidia.dali is not installed: pip install "ddgan_fast[dali]"'
+
+
+def pipeline(shape, batch_size, threads, decoder="cpu", device_id=None, dtype=torch.float32):
+    """A DALI pipeline from image files to normalised images.
+
+    shape: (C, R, R) of an item.  decoder: cpu, or mixed (on a GPU).  device_id: of the GPU; None builds no part of a GPU.
+    dtype: torch.float32 or float16.
+    Its inputs are fed by name: `files`, uint8 [bytes] each, and `mirror`, int32.  Its output is [B, R, R, C] in [-1, 1]: the middle square
+    of each image, resized with an antialiased cubic.
+    """
+    try:
+        from nvidia.dali import fn, math, pipeline_def, types
+    except ImportError as error:
+        raise MissingError(f"DALI cannot be loaded: {refuses() or error}") from error
+    channels, size, _ = shape
+
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=DEPTH)
+    def graph():
+        files = fn.external_source(name="files", dtype=types.UINT8, ndim=1)
+        mirror = fn.external_source(name="mirror", dtype=types.INT32, ndim=0)
+        height_width = fn.peek_image_shape(files, dtype=types.FLOAT)[:2]
+        side = fn.reductions.min(height_width)
+        corner = math.floor((height_width - side) / 2)
+        image = fn.decoders.image(files, device=decoder, output_type=types.RGB if channels == 3 else types.GRAY)
+        image = fn.resize(
+            image, size=(size, size), roi_start=corner, roi_end=corner + side, antialias=True, interp_type=types.INTERP_CUBIC
+        )  # fmt: skip
+        kind = types.FLOAT16 if dtype == torch.float16 else types.FLOAT
+        return fn.crop_mirror_normalize(image, mirror=mirror, mean=[127.5], std=[127.5], dtype=kind, output_layout="HWC")
+
+    return graph()
+
+
+class DaliLoader(Loader):
+    """Endless batches of one rank, as of `Loader`, of `decode.Images`. workers: threads of DALI."""
+
+    def __init__(self, dataset, global_batch, device, seed=0, rank=0, world=1, flip=False, workers=0, dtype=torch.float32):
+        super().__init__(dataset, global_batch, device, seed, rank, world, flip)
+        self.threads, self.dtype = max(1, workers), dtype
+        self.warned = False
+
+    def batches(self, start=0):
+        """An endless generator from training step `start` on: [B, C, H, W] in [-1, 1], channels_last, on the device.
+
+        A batch that DALI cannot decode is decoded by Pillow, which names what is bad in it. Raises DataError then, unless bad images are
+        skipped.
+        """
+        step, pipe = start, None
+        while True:
+            if pipe is None:
+                pipe, fed = self._built(), step
+            try:
+                while fed < step + DEPTH:
+                    self._feed(pipe, fed)
+                    fed += 1
+                batch = self._run(pipe)
+            except RuntimeError as error:  # DALI's errors name no image
+                if not self.warned:
+                    log.warning("step %d: Pillow decodes this batch, DALI could not: %s", step, str(error).strip().splitlines()[-1])
+                    self.warned = True
+                pipe = None
+                coins = self.order.coins(step).to(self.device) if self.flip else None
+                batch = self.dataset.__getitems__(self.order.share(step)).to(self.device)
+                batch = prepared(batch, coins).to(self.dtype, memory_format=torch.channels_last)
+            yield batch
+            step += 1
+
+    def _built(self):
+        on_gpu = self.device.type == "cuda"
+        device_id = (self.device.index or 0) if on_gpu else None
+        pipe = pipeline(self.dataset.shape, self.batch_size, self.threads, "mixed" if on_gpu else "cpu", device_id, self.dtype)
+        pipe.build()
+        return pipe
+
+    def _feed(self, pipe, step):
+        pipe.feed_input("files", [self.dataset.good(index, self._file) for index in self.order.share(step)])
+        coins = self.order.coins(step).tolist() if self.flip else [False] * self.batch_size
+        pipe.feed_input("mirror", [np.int32(coin) for coin in coins])
+
+    def _run(self, pipe):
+        """The next batch, copied: DALI uses its memory again."""
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        (batch,) = pipe.run(cuda_stream=stream)
+        return torch.from_dlpack(batch.as_tensor()).clone().permute(0, 3, 1, 2)
+
+    def _file(self, index):
+        """An image file that DALI decodes to what Pillow would: the file, or its pixels as PNM. Raises DataError for a bad header."""
+        item = self.dataset.source.read(index)
+        pixels = use_image(item, self.dataset.source.label(index), _unlike)
+        return np.frombuffer(item if pixels is None else pixels, np.uint8)
+
+
+def _unlike(image):
+    """The pixels of a PIL image as a PNM file, where its own file has more than 8-bit gray or colour; else None."""
+    if image.format and image.mode in ("RGB", "L") and not image.has_transparency_data:
+        return None
+    image = on_white(ImageOps.exif_transpose(image))
+    file = io.BytesIO()
+    image.convert("L" if image.mode in ("L", "1") else "RGB").save(file, "PPM")
+    return file.getvalue()

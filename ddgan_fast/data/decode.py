@@ -1,0 +1,136 @@
+"""Image files as bytes, from whoever keeps them: checked before they are decoded, and decoded on access or all at opening."""
+
+import io
+import logging
+import math
+import os
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ddgan_fast.data.images import InMemory, fit_image
+from ddgan_fast.errors import DataError
+
+log = logging.getLogger(__name__)
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+WANTED = f"images ({' '.join(extension[1:] for extension in EXTENSIONS)})"
+MOST_PIXELS = 64_000_000  # of one image, checked before it is decoded
+MOST_BYTES = 50_000_000  # of one image file
+_FORMATS = ["PNG", "JPEG", "WEBP", "BMP"]
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error)  # what Pillow raises
+_CHUNK = 64  # images that a thread takes at once
+_TRIES = 100  # images in a row that may be bad before a set counts as broken
+
+
+def use_image(item, label, use):
+    """use(PIL image) of one still image of bearable size, by its header.
+
+    item: bytes of a PNG, JPEG, WebP or BMP file, or raw pixels uint8 [H, W] or [H, W, C].  label: how an error names it.
+    Raises DataError for anything else, or where `use` cannot decode it.
+    """
+    if isinstance(item, np.ndarray):
+        return use(Image.fromarray(item))
+    if not item:
+        raise DataError(f"{label}: empty; delete it, or put the image there")
+    if len(item) > MOST_BYTES:
+        raise DataError(f"{label}: {len(item):,} bytes, above the limit of {MOST_BYTES:,}; save it smaller first")
+    try:
+        with Image.open(io.BytesIO(item), formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise _too_large(label, f"{image.width} x {image.height}")
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo and its previews
+                raise DataError(f"{label}: an animated image of {image.n_frames} frames; save the frame to train on as a still image")
+            return use(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(label, error) from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{label}: its content is no PNG, JPEG, WebP or BMP; delete it, or replace it by a whole image") from error
+    except _BROKEN as error:
+        raise DataError(f"{label}: broken or truncated image ({error}); delete it, or replace it by a whole one") from error
+
+
+def _too_large(label, size):
+    return DataError(f"{label}: {size} pixels, above the limit of {MOST_PIXELS // 10**6} megapixels; make it smaller first")
+
+
+def is_image(content):
+    """Whether the bytes start as a PNG, JPEG, WebP or BMP file does."""
+    return content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
+
+
+def decode(item, label, shape):
+    """An item as `use_image` takes it, upright as its EXIF says and brought to shape (C, R, R): uint8. Errors as there."""
+    return use_image(item, label, lambda image: fit_image(ImageOps.exif_transpose(image), shape))
+
+
+class Images:
+    """A data set whose images are decoded on access.
+
+    source: has `name`, `len()`, `read(index)` -> what `use_image` takes, and `label(index)`, its name for people.  It can be pickled, and
+    used by several threads at once.
+    shape: (C, R, R) of each item.  on_bad_image: error, or skip, which names a bad one in a warning and takes the next in its place.
+    max_images: how many of the source's first images belong to the set; 0 for all.
+    """
+
+    def __init__(self, source, shape, on_bad_image="error", max_images=0):
+        self.source, self.name, self.shape = source, source.name, shape
+        self.skips = on_bad_image == "skip"
+        self.count = min(len(source), max_images or len(source))
+        self.named = set()  # bad ones that a warning has named
+
+    def __len__(self):
+        return self.count
+
+    def __getitems__(self, indices):
+        """Images uint8 [B, C, R, R]. Raises DataError naming a bad one, or with skip where 100 in a row are bad."""
+        return torch.stack([self.good(index, self.decode) for index in indices])
+
+    def decode(self, index):
+        """One image uint8 [C, R, R]. Raises DataError naming a bad one."""
+        return decode(self.source.read(index), self.source.label(index), self.shape)
+
+    def good(self, index, act):
+        """act(index), or where that image is bad and may be skipped, of the next good one."""
+        for candidate in range(index, index + _TRIES):
+            try:
+                return act(candidate % self.count)
+            except DataError as error:
+                if not self.skips:
+                    raise
+                self.skip(error)
+        raise DataError(f"{self.name}: {_TRIES} images in a row are bad, from {self.source.label(index)} on; `ddgan data check` lists all")
+
+    def skip(self, error):
+        """Name a bad image, once in each process."""
+        if str(error) not in self.named:
+            self.named.add(str(error))
+            log.warning("left out: %s", error)
+
+    def in_memory(self):
+        """All images decoded, on all cores, as one InMemory; with skip, without the bad ones."""
+        pixels, bad = torch.empty(self.count, *self.shape, dtype=torch.uint8), set()
+
+        def chunk(first):
+            for index in range(first, min(first + _CHUNK, self.count)):
+                try:
+                    pixels[index] = self.decode(index)
+                except DataError as error:
+                    if not self.skips:
+                        raise
+                    self.skip(error)
+                    bad.add(index)
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter's lock
+            list(pool.map(chunk, range(0, self.count, _CHUNK)))
+        if len(bad) == self.count:
+            raise DataError(f"{self.name}: none of its {self.count} images can be read")
+        return InMemory(self.name, pixels[[index for index in range(self.count) if index not in bad]] if bad else pixels)
+
+    @property
+    def decoded_bytes(self):
+        """Bytes of all images at their shape."""
+        return self.count * math.prod(self.shape)
