@@ -45,6 +45,12 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
          "MB summed": "sum_mb", "ms of the sums": "sum_ms", "images/s": "images_per_s", "efficiency": "efficiency"},
         lambda row: True,
     ),
+    "data": (
+        "data.csv",
+        {"images": "images", "loader": "loader", "cores": "cores", "images/s": "images_per_s", "times torch": "over_torch",
+         "levels from torch": "max_levels"},
+        lambda row: True,
+    ),
     "table1": (
         "table1.csv",
         {"sampler": "sampler", "NFE": "nfe", "images": "batch", "evaluations timed": "steps_timed", "s for the batch": "seconds_per_batch",

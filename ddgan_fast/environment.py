@@ -29,6 +29,7 @@ def collect():
     import torch
 
     from ddgan_fast import __version__
+    from ddgan_fast.data import dali
     from ddgan_fast.ops import backend, extension
     from ddgan_fast.sampling import engine
 
@@ -48,6 +49,7 @@ def collect():
         "engines": {"auto": "{}: {}".format(*engine.choose(device))}
         | {name: engine.refuses(name, device) or THERE for name in engine.ENGINES}
         | dict.fromkeys(("onnx", "openvino", "tensorrt", "torch-tensorrt", "aot"), NOT_YET),
+        "loaders": {"torch": THERE, "dali": dali.refuses() or THERE},
         "extras": {extra: THERE if _importable(module) else f'pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
     }
 

@@ -2,8 +2,9 @@
 
 The order is `Order`'s: this file feeds DALI the image files of each step, so a resumed run goes on with the same batches. Pillow looks at
 every header first; what DALI would draw otherwise (transparency, 16 bits) or not at all, Pillow decodes. Pixels agree with Pillow's to 2
-of 255 levels: both resize with an antialiased cubic, whose weights Pillow rounds to 8 bits between its two passes and DALI does not; from
-a JPEG, nvJPEG's inverse DCT adds to that on a GPU.
+of 255 levels: both resize with an antialiased cubic, but Pillow rounds to 8 bits between its two passes. It also clips there, so at edges
+from black to white, where a cubic overshoots, they can be further apart (26 levels on 1-bit dither). From a JPEG, nvJPEG's inverse DCT
+adds to that on a GPU.
 """
 
 import importlib.util
@@ -12,15 +13,15 @@ import logging
 
 import numpy as np
 import torch
-from PIL import ImageOps
 
-from ddgan_fast.data.decode import use_image
+from ddgan_fast.data.decode import upright, use_image
 from ddgan_fast.data.images import on_white
 from ddgan_fast.data.loader import Loader, prepared
-from ddgan_fast.errors import MissingError
+from ddgan_fast.errors import DDGANError, MissingError
 
 log = logging.getLogger(__name__)
 DEPTH = 2  # batches that DALI decodes while one is used
+TRIES = 10  # batches in a row that it may fail at
 
 
 def refuses():
@@ -46,7 +47,7 @@ def pipeline(shape, batch_size, threads, decoder="cpu", device_id=None, dtype=to
         raise MissingError(f"DALI cannot be loaded: {refuses() or error}") from error
     channels, size, _ = shape
 
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=DEPTH)
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=DEPTH, enable_conditionals=True)
     def graph():
         files = fn.external_source(name="files", dtype=types.UINT8, ndim=1)
         mirror = fn.external_source(name="mirror", dtype=types.INT32, ndim=0)
@@ -54,11 +55,13 @@ def pipeline(shape, batch_size, threads, decoder="cpu", device_id=None, dtype=to
         side = fn.reductions.min(height_width)
         corner = math.floor((height_width - side) / 2)
         image = fn.decoders.image(files, device=decoder, output_type=types.RGB if channels == 3 else types.GRAY)
-        image = fn.resize(
-            image, size=(size, size), roi_start=corner, roi_end=corner + side, antialias=True, interp_type=types.INTERP_CUBIC
-        )  # fmt: skip
+        if side != size:  # else the crop below is all it needs
+            roi = {"roi_start": corner, "roi_end": corner + side}
+            image = fn.resize(image, size=(size, size), antialias=True, interp_type=types.INTERP_CUBIC, **roi)
         kind = types.FLOAT16 if dtype == torch.float16 else types.FLOAT
-        return fn.crop_mirror_normalize(image, mirror=mirror, mean=[127.5], std=[127.5], dtype=kind, output_layout="HWC")
+        return fn.crop_mirror_normalize(
+            image, crop=(size, size), rounding="truncate", mirror=mirror, mean=[127.5], std=[127.5], dtype=kind, output_layout="HWC"
+        )
 
     return graph()
 
@@ -69,15 +72,14 @@ class DaliLoader(Loader):
     def __init__(self, dataset, global_batch, device, seed=0, rank=0, world=1, flip=False, workers=0, dtype=torch.float32):
         super().__init__(dataset, global_batch, device, seed, rank, world, flip)
         self.threads, self.dtype = max(1, workers), dtype
-        self.warned = False
 
     def batches(self, start=0):
         """An endless generator from training step `start` on: [B, C, H, W] in [-1, 1], channels_last, on the device.
 
         A batch that DALI cannot decode is decoded by Pillow, which names what is bad in it. Raises DataError then, unless bad images are
-        skipped.
+        skipped; and DDGANError where DALI fails time and again.
         """
-        step, pipe = start, None
+        step, pipe, failed = start, None, 0
         while True:
             if pipe is None:
                 pipe, fed = self._built(), step
@@ -85,15 +87,17 @@ class DaliLoader(Loader):
                 while fed < step + DEPTH:
                     self._feed(pipe, fed)
                     fed += 1
-                batch = self._run(pipe)
+                batch, failed = self._run(pipe), 0
             except RuntimeError as error:  # DALI's errors name no image
-                if not self.warned:
-                    log.warning("step %d: Pillow decodes this batch, DALI could not: %s", step, str(error).strip().splitlines()[-1])
-                    self.warned = True
-                pipe = None
+                pipe, failed = None, failed + 1
+                if failed > TRIES:
+                    raise DDGANError(
+                        f"DALI failed at {TRIES} batches in a row, the last of step {step}: {error}; give --loader torch"
+                    ) from error
                 coins = self.order.coins(step).to(self.device) if self.flip else None
                 batch = self.dataset.__getitems__(self.order.share(step)).to(self.device)
                 batch = prepared(batch, coins).to(self.dtype, memory_format=torch.channels_last)
+                log.warning("step %d: decoded by Pillow, DALI could not: %s", step, " ".join(str(error).split())[-200:])
             yield batch
             step += 1
 
@@ -112,7 +116,7 @@ class DaliLoader(Loader):
     def _run(self, pipe):
         """The next batch, copied: DALI uses its memory again."""
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
-        (batch,) = pipe.run(cuda_stream=stream)
+        (batch,) = pipe.run(stream)
         return torch.from_dlpack(batch.as_tensor()).clone().permute(0, 3, 1, 2)
 
     def _file(self, index):
@@ -126,7 +130,7 @@ def _unlike(image):
     """The pixels of a PIL image as a PNM file, where its own file has more than 8-bit gray or colour; else None."""
     if image.format and image.mode in ("RGB", "L") and not image.has_transparency_data:
         return None
-    image = on_white(ImageOps.exif_transpose(image))
+    image = on_white(upright(image))
     file = io.BytesIO()
     image.convert("L" if image.mode in ("L", "1") else "RGB").save(file, "PPM")
     return file.getvalue()

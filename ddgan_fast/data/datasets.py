@@ -66,13 +66,15 @@ def check_model(source, has_points, model):
 
 
 def existing(source):
-    """The path. Raises DataError where there is none, with the nearest name for what may be a mistyped one."""
+    """The path. Raises DataError where there is none, with the nearest name for what may be a mistyped one, or it cannot be read."""
     path = Path(source).expanduser()
     if not path.exists():
         name = source.partition(":")[0]
         if os.sep not in name:
             raise DataError(f"data {source!r}: no path of this name, and not a set ({', '.join(NAMES)}){suggest(name, NAMES)}")
-        raise DataError(f"{path}: no such path; it must be {LOOKED_FOR}")
+        raise DataError(f"{path}: no such path; looked for {LOOKED_FOR}")
+    if not path.is_dir():
+        folder.check_file(path)
     return path
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ddgan_fast.data.images import InMemory, fit_image
 from ddgan_fast.errors import DataError
@@ -21,7 +21,11 @@ WANTED = f"images ({' '.join(extension[1:] for extension in EXTENSIONS)})"
 MOST_PIXELS = 64_000_000  # of one image, checked before it is decoded
 MOST_BYTES = 50_000_000  # of one image file
 _FORMATS = ["PNG", "JPEG", "WEBP", "BMP"]
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error)  # what Pillow raises
+_TURNS = dict(  # of EXIF's orientations
+    enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 2)
+)
+# what Pillow raises
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, AssertionError, struct.error, zlib.error)
 _CHUNK = 64  # images that a thread takes at once
 _TRIES = 100  # images in a row that may be bad before a set counts as broken
 
@@ -59,12 +63,20 @@ def _too_large(label, size):
 
 def is_image(content):
     """Whether the bytes start as a PNG, JPEG, WebP or BMP file does."""
-    return content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
+    if content.startswith(b"BM"):
+        return content[6:10] == bytes(4)  # reserved: two letters alone may also be the first of raw pixels
+    return content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
+
+
+def upright(image):
+    """The PIL image turned as its EXIF says; Pillow's own function also writes the EXIF anew, and fails where a tag is odd."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image.transpose(Image.Transpose[turn]) if turn else image
 
 
 def decode(item, label, shape):
     """An item as `use_image` takes it, upright as its EXIF says and brought to shape (C, R, R): uint8. Errors as there."""
-    return use_image(item, label, lambda image: fit_image(ImageOps.exif_transpose(image), shape))
+    return use_image(item, label, lambda image: fit_image(upright(image), shape))
 
 
 class Images:

@@ -84,7 +84,7 @@ def prepared(batch, coins=None):
         return batch
     if coins is not None:
         batch = torch.where(coins[:, None, None, None], batch.flip(-1), batch)
-    return batch.float() / 127.5 - 1
+    return batch.float().div_(127.5).sub_(1)
 
 
 def on_device(groups, device):

@@ -52,15 +52,12 @@ def open_loader(config, device, rank=0, world=1):
 def _streamed(config):
     """The shards to stream, or None for data that is read in any order."""
     train = config.train
-    if train.data in NAMES or train.data.partition(":")[0] in NAMES or not train.data:
-        listed = None
-    else:
-        listed = shards.read(existing(train.data))
-        check_model(train.data, False, config.model)
-    if train.shuffle_buffer and not listed:
-        raise InputError(f"shuffle_buffer = {train.shuffle_buffer}: it mixes tar shards, and {train.data!r} is none; leave it out")
     if not train.shuffle_buffer:
         return None
+    listed = None if train.data.partition(":")[0] in ("", *NAMES) else shards.read(existing(train.data))
+    if not listed:
+        raise InputError(f"shuffle_buffer = {train.shuffle_buffer}: it mixes tar shards, and {train.data!r} is none; leave it out")
+    check_model(train.data, False, config.model)
     for name, value, right in (("loader", train.loader == "dali", "torch"), ("max_images", train.max_images, 0)):
         if value:
             raise InputError(f"shuffle_buffer = {train.shuffle_buffer}: a stream takes no {name} = {getattr(train, name)}; give {right}")

@@ -8,7 +8,9 @@ and a resumed run reads the shards again that its next images, or those still he
 import http.client
 import itertools
 import logging
+import tarfile
 import time
+import urllib.error
 import urllib.request
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from ddgan_fast.errors import DataError, InputError
 
 log = logging.getLogger(__name__)
 TRIES, WAIT_S, TIMEOUT_S = 5, 1.0, 60.0  # of a remote shard: attempts without a new image, the first wait between two, silence of a server
+PASSING = (408, 425, 429)  # answers 4xx of a server that are worth another attempt; the others stay as they are
 AHEAD = 2  # batches that are decoded while one is used
 
 
@@ -83,13 +86,20 @@ class Stream:
             yield prepared(batch, coins)
 
     def _decoded(self, start):
-        """Yield (uint8 batch, coins) of each step, decoded ahead by threads: Pillow decodes outside the interpreter's lock."""
+        """Yield (uint8 batch, coins) of each step, decoded ahead by threads: Pillow decodes outside the interpreter's lock.
+
+        In the place of a step that cannot be had, (DataError, None).
+        """
         waiting, named = deque(), set()
         with ThreadPoolExecutor(self.threads) as pool:
-            for step, items in enumerate(self._items(start), start):
-                waiting.append((step, [pool.submit(_decoded_or_error, *item, self.shape) for item in items]))
-                if len(waiting) > AHEAD:
-                    yield self._batch(*waiting.popleft(), named)
+            try:
+                for step, items in enumerate(self._items(start), start):
+                    waiting.append((step, [pool.submit(_decoded_or_error, *item, self.shape) for item in items]))
+                    if len(waiting) > AHEAD:
+                        yield self._batch(*waiting.popleft(), named)
+            except DataError as error:  # of a shard: handed on, not raised, or the batches before it would be lost
+                yield from (self._batch(*batch, named) for batch in waiting)
+                yield error, None
 
     def _batch(self, step, futures, named):
         results = [future.result() for future in futures]
@@ -115,7 +125,7 @@ class Stream:
             wanted = np.zeros(len(order), bool)
             wanted[coming] = True
             read, held, batch = self._read(mine, starts, wanted), {}, []
-            for position in coming.tolist():
+            for position in map(int, coming):  # one at a time: a list of them all would outweigh the buffer
                 while position not in held:
                     found, item = next(read)
                     held[found] = item
@@ -123,6 +133,8 @@ class Stream:
                 if len(batch) == self.batch_size:
                     yield batch
                     batch = []
+            if wanted[-1]:
+                next(read, None)  # the end of the last shard, where its images are counted
             first = 0
 
     def _read(self, mine, starts, wanted):
@@ -136,15 +148,15 @@ class Stream:
 
 def _mixed(count, buffer, generator):
     """The order in which a shuffle buffer gives `count` items out: int64 [count]."""
-    slots = torch.randint(2**62, (count,), generator=generator).tolist()
-    held, order = list(range(min(buffer, count))), []
-    for place, slot in enumerate(slots):
+    slots = torch.randint(2**62, (count,), generator=generator).numpy()
+    held, order = list(range(min(buffer, count))), np.empty(count, np.int64)
+    for place in range(count):
         left = min(buffer, count - place)
-        slot %= left
-        order.append(held[slot])
+        slot = int(slots[place]) % left
+        order[place] = held[slot]
         following = place + buffer
         held[slot] = following if following < count else held[left - 1]
-    return np.array(order, np.int64)
+    return order
 
 
 def _decoded_or_error(content, label, shape):
@@ -155,8 +167,11 @@ def _decoded_or_error(content, label, shape):
 
 
 def _count(path):
-    with open(path, "rb") as file:
-        return sum(1 for _ in images(file, path, "r:"))
+    try:
+        with open(path, "rb") as file:
+            return sum(1 for _ in images(file, path, "r:"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_shard(shard):
@@ -164,7 +179,7 @@ def read_shard(shard):
 
     Raises DataError for a shard that cannot be read, or holds another number of images than its list says.
     """
-    given, tries, wait = 0, 0, WAIT_S
+    given, tries = 0, 0
     while True:
         before = given
         try:
@@ -177,23 +192,28 @@ def read_shard(shard):
             break
         except Unreadable as error:
             tries = 1 if given > before else tries + 1
-            if not shard.is_remote or tries >= TRIES:
+            if not shard.is_remote or tries == TRIES:
                 raise
+            wait = WAIT_S * 2 ** (tries - 1)
             log.warning("%s; trying again in %g s", error, wait)
             time.sleep(wait)
-            wait *= 2
     if given != shard.images:
         held = "more" if given > shard.images else str(given)
         raise DataError(f"{shard.place}: {held} images in it, and its list says {shard.images}; list the shards anew")
 
 
 def _members(shard):
+    """Yield (image file, label) of one pass over a shard. Raises Unreadable where another attempt may help, DataError where not."""
     try:
         with urllib.request.urlopen(shard.place, timeout=TIMEOUT_S) if shard.is_remote else open(shard.place, "rb") as file:
             for tar, member in images(file, shard.place, "r|"):
-                content = tar.extractfile(member).read()
-                if len(content) != member.size:
-                    raise Unreadable(f"{shard.place}:{member.name}: truncated: the shard ends inside of it")
-                yield content, f"{shard.place}:{member.name}"
-    except (http.client.HTTPException, OSError) as error:
-        raise Unreadable(f"{shard.place}: cannot be read ({error})") from error
+                label = f"{shard.place}:{member.name}"
+                yield tar.extractfile(member).read(), label
+    except tarfile.TarError as error:
+        raise Unreadable(f"{label}: truncated: the shard ends inside of it ({error})") from error
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        text = f"{shard.place}: cannot be read ({error})"
+        refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in PASSING
+        if refused or isinstance(error, (ValueError, http.client.InvalidURL)):  # ValueError: of an address that is none
+            raise DataError(text) from error
+        raise Unreadable(text) from error

@@ -127,3 +127,19 @@ def test_workers_without_shared_memory_are_refused_with_the_way_out(monkeypatch)
     with pytest.raises(ResourceError, match="/nowhere.*--workers 0"):
         Loader(images, 8, "cpu", workers=2)
     assert Loader(images, 8, "cpu", workers=0).workers == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{"resident_gb": 1}, {"resident_gb": 0}, {"resident_gb": 0, "workers": 2}], ids=str)
+def test_a_gpu_gets_the_same(tmp_path, options):
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    config = override(
+        preset("tiny"), {"data": str(tmp_path), "batch_size": 4, "image_channels": 3, "flip": True, "loader": "torch"} | options
+    )
+    want = take(open_loader(config, "cpu"), 7, start=1)
+    batches = open_loader(config, "cuda").batches(1)
+    for each in want:
+        torch.cuda._sleep(10_000_000)  # the step before is still at work on its batch when the next one comes
+        got = next(batches)
+        assert got.device.type == "cuda" and torch.equal(got.cpu(), each)

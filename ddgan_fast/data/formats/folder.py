@@ -35,17 +35,19 @@ class Folder:
 
 
 def find(folder, skips=False):
-    """Sorted paths of the images in the folder and below. Hidden names are passed over; any other file raises DataError, or is named."""
-    found = []
+    """Sorted paths of the images in the folder and below. Raises the first of `strays`, or with skips names each."""
+    for error in strays(folder):
+        if not skips:
+            raise error
+        log.warning("left out: %s", error)
+    return sorted(path for path in files(folder) if path.lower().endswith(EXTENSIONS))
+
+
+def strays(folder):
+    """Yield the DataError of each file in the folder and below that is no image, in order."""
     for path in sorted(files(folder)):
-        if path.lower().endswith(EXTENSIONS):
-            found.append(path)
-        elif os.path.basename(path) != LABELS:
-            text = f"{path}: not one of the {WANTED} that can be read; move it out of the folder, or convert it to PNG"
-            if not skips:
-                raise DataError(text)
-            log.warning("left out: %s", text)
-    return found
+        if not path.lower().endswith(EXTENSIONS) and os.path.basename(path) != LABELS:
+            yield DataError(f"{path}: not one of the {WANTED} that can be read; move it out of the folder, or convert it to PNG")
 
 
 def files(folder):
@@ -57,6 +59,19 @@ def files(folder):
         if real not in seen:
             yield from (os.path.join(place, name) for name in names if not name.startswith("."))
         seen.add(real)
+
+
+def check_file(path):
+    """(size, time of its last change) of a file, by which a cache knows it again.
+
+    Raises DataError unless it has content and may be read; opening a FIFO would wait for ever.
+    """
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        raise DataError(f"{path}: empty or not a regular file; delete it, or copy it again")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: may not be read; give a file that may")
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
 
 
 def _unreadable(error):

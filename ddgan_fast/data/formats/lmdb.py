@@ -1,5 +1,10 @@
-"""LMDB: LSUN's (`*_lmdb`, values are image files) and CelebA-HQ's (values are raw RGB pixels, keys 0, 1, ...)."""
+"""LMDB: LSUN's (`*_lmdb`, values are image files) and CelebA-HQ's (values are raw RGB pixels, keys 0, 1, ...).
 
+A truncated file is refused, but the C library trusts the pages of one that is whole: a file made to harm can crash or misuse the process,
+so take LMDB from people you trust, or pack it elsewhere.
+"""
+
+import contextlib
 import functools
 import math
 import os
@@ -7,6 +12,7 @@ import os
 import numpy as np
 
 from ddgan_fast.data.decode import is_image
+from ddgan_fast.data.formats.folder import check_file
 from ddgan_fast.errors import DataError, MissingError
 
 FILE = "data.mdb"  # in the folder of an environment
@@ -19,7 +25,8 @@ class Lmdb:
 
     def __init__(self, path):
         self.name, self.path = os.path.basename(os.path.realpath(path)), os.path.realpath(path)
-        with _transaction(self.path) as transaction:
+        self.state = check_file(os.path.join(self.path, FILE) if os.path.isdir(self.path) else self.path)
+        with _transaction(self.path, self.state) as transaction:
             count = transaction.stat()["entries"]
             first = next(iter(transaction.cursor()), None)
             if first is None:
@@ -43,7 +50,7 @@ class Lmdb:
 
     def read(self, index):
         """The image file, or the pixels uint8 [R, R, 3] of raw values. Raises DataError for a missing key or a value of another size."""
-        with _transaction(self.path) as transaction:
+        with _transaction(self.path, self.state) as transaction:
             value = transaction.get(self.keys[index])
         if value is None:
             raise DataError(f"{self.label(index)} is missing; looked for {WANTED}")
@@ -71,23 +78,30 @@ def _text(key):
     return key.decode("utf-8", "backslashreplace")
 
 
-def _transaction(path):
-    return _environment(path).begin(buffers=False)
+@contextlib.contextmanager
+def _transaction(path, state):
+    environment = _environment(path, state)
+    import lmdb
+
+    try:
+        with environment.begin(buffers=False) as transaction:
+            yield transaction
+    except lmdb.Error as error:
+        raise DataError(f"{path}: cannot be read ({error}); broken there: copy it again") from error
 
 
 @functools.cache  # a process may open an environment once; its children use what it has opened, which holds no lock
-def _environment(path):
+def _environment(path, state):
     try:
         import lmdb
     except ImportError as error:
         raise MissingError('reading LMDB needs the package lmdb: pip install "ddgan_fast[data]"') from error
-    folder = os.path.isdir(path)
-    size = os.path.getsize(os.path.join(path, FILE) if folder else path)
     try:
-        environment = lmdb.open(path, subdir=folder, readonly=True, lock=False, readahead=False)
+        environment = lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise DataError(f"{path}: cannot be opened ({error}); truncated, or not an LMDB: looked for {WANTED}") from error
     promised = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size, _ = state
     if size < promised:  # reading behind the end of the file would end the process
         environment.close()
         raise DataError(f"{path}: truncated: {size:,} of {promised:,} bytes are there; copy it again")

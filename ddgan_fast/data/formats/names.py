@@ -17,10 +17,11 @@ def check_name(name, label, seen):
     """
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name:
         raise DataError(f"{label}: refused: the name leads out of the archive; do not trust this file")
+    name = posixpath.normpath(name)
     if name in seen:
         raise DataError(f"{label}: refused: two members have this name; pack the archive again")
     seen.add(name)
-    parts = posixpath.normpath(name).split("/")
+    parts = name.split("/")
     if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
         return False
     extension = os.path.splitext(parts[-1])[1].lower()

@@ -1,12 +1,12 @@
 """npz: an array of images uint8 [N, H, W, C], named `images` (as `ddgan sample` writes) or `arr_0` (as ADM does)."""
 
+import tokenize
 import zipfile
-import zlib
 
 import numpy as np
 import torch
 
-from ddgan_fast.data.formats.zip import MOST_RATIO, is_zip
+from ddgan_fast.data.formats.zip import BROKEN, check_member, is_zip
 from ddgan_fast.data.images import InMemory, fit_pixels
 from ddgan_fast.errors import DataError
 
@@ -19,15 +19,16 @@ def open_npz(path, shape):
     try:
         with zipfile.ZipFile(path) as members:
             for member in members.infolist():
-                if member.file_size > MOST_RATIO * max(member.compress_size, 1):
-                    raise DataError(f"{path}:{member.filename}: unpacks to more than {MOST_RATIO} times its size; refused")
+                check_member(member, f"{path}:{member.filename}")
         with np.load(path, allow_pickle=False) as arrays:
             name = next((name for name in NAMES if name in arrays), None)
             if name is None:
                 raise DataError(f"{path}: no array {' or '.join(NAMES)}, it has {', '.join(arrays) or 'none'}; looked for {WANTED}")
             images = arrays[name]
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
+    except (*BROKEN, MemoryError, tokenize.TokenError) as error:  # the last two: of a header that promises too much, or is none
         raise DataError(f"{path}: cannot be read ({error}); truncated, or not {WANTED}") from error
+    if not isinstance(images, np.ndarray):  # numpy returns a member without its header as bytes
+        raise DataError(f"{path}: '{name}' is no array; looked for {WANTED}")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
         raise DataError(f"{path}: '{name}' is {images.dtype} {list(images.shape)}; looked for {WANTED}, C = 1 or 3")
     return InMemory(path.stem, fit_pixels(torch.from_numpy(images).permute(0, 3, 1, 2), shape))

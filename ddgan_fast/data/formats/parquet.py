@@ -9,12 +9,13 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from ddgan_fast.data.decode import MOST_BYTES
-from ddgan_fast.data.formats.folder import files
+from ddgan_fast.data.formats.folder import check_file, files
 from ddgan_fast.errors import DataError, MissingError
 
 COLUMN = "image"
 WANTED = f"Parquet files with a column '{COLUMN}' of struct<bytes, path> or of bytes (the Hugging Face layout)"
 MOST_GROUP_BYTES = 2**32
+MOST_GROUP_ROWS = 2**24
 MOST_RATIO = 200  # unpacked to packed
 _GROUPS = 4  # kept unpacked
 
@@ -23,17 +24,17 @@ class Parquet:
     """paths: of the files, in order.  Raises DataError for a file that is broken or has another layout."""
 
     def __init__(self, name, paths):
-        self.name, self.groups, counts = name, [], []  # (path, number of its row group)
+        self.name, self.groups, counts = name, [], []  # what `_column` takes
         for path in map(os.path.realpath, paths):
-            metadata, column = _checked(path)
-            for number in range(metadata.num_row_groups):
-                group = metadata.row_group(number)
-                chunks = [group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema.split(".")[0] == column]
-                packed, unpacked = (sum(getattr(c, f"total_{kind}_size") for c in chunks) for kind in ("compressed", "uncompressed"))
+            state = check_file(path)
+            leaf, row_groups = _checked(path)
+            for number, (rows, packed, unpacked) in enumerate(row_groups):
+                if rows > MOST_GROUP_ROWS:
+                    raise DataError(f"{path}: row group {number} has {rows:,} rows; write smaller ones")
                 if unpacked > min(MOST_GROUP_BYTES, MOST_RATIO * max(packed, 1024)):
                     raise DataError(f"{path}: row group {number} unpacks {packed:,} to {unpacked:,} bytes; write smaller ones")
-                self.groups.append((path, number))
-                counts.append(group.num_rows)
+                self.groups.append((path, number, leaf, state))
+                counts.append(rows)
         self.ends = list(accumulate(counts))
         if not self.ends or not self.ends[-1]:
             raise DataError(f"{name}: no rows in its {len(paths)} Parquet files")
@@ -46,13 +47,13 @@ class Parquet:
         return *self.groups[group], index - (self.ends[group - 1] if group else 0)
 
     def label(self, index):
-        path, group, row = self._place(index)
+        path, group, *_, row = self._place(index)
         return f"{path}: row {row} of row group {group}"
 
     def read(self, index):
         """The image file. Raises DataError for a row without bytes, and where the file is broken there."""
-        path, group, row = self._place(index)
-        value = _column(path, group)[row].as_py()
+        *group, row = self._place(index)
+        value = _column(*group)[row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
             raise DataError(f"{self.label(index)}: no bytes in it; a path alone is not followed: save the set with its images embedded")
@@ -70,39 +71,44 @@ def _pyarrow():
 
 
 def _checked(path):
-    """(metadata, name of the image column) of a file."""
-    arrow = _pyarrow()
-    try:
-        file = arrow.parquet.ParquetFile(path)
-        schema, metadata = file.schema_arrow, file.metadata
-        file.close()
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); truncated, or not Parquet") from error
-    if COLUMN not in schema.names:
-        raise DataError(f"{path}: no column '{COLUMN}', it has {', '.join(schema.names)}; looked for {WANTED}")
-    kind = schema.field(COLUMN).type
-    if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)):
-        raise DataError(f"{path}: column '{COLUMN}' is {schema.field(COLUMN).type}; looked for {WANTED}")
-    return metadata, COLUMN
-
-
-@functools.lru_cache(maxsize=_GROUPS)
-def _column(path, group):
-    """The image column of a row group."""
+    """(name of the column's part with the bytes, [(rows, packed bytes of the column, unpacked bytes)] of the row groups) of a file."""
     arrow = _pyarrow()
     try:
         with arrow.parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            row_groups = [_sizes(file.metadata.row_group(number)) for number in range(file.num_row_groups)]
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); truncated, or not Parquet") from error
+    if COLUMN not in schema.names:
+        raise DataError(f"{path}: no column '{COLUMN}', it has {', '.join(schema.names)}; looked for {WANTED}")
+    leaf, kind = COLUMN, schema.field(COLUMN).type
+    if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        leaf, kind = f"{COLUMN}.bytes", kind.field("bytes").type
+    if not (arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)):
+        raise DataError(f"{path}: column '{COLUMN}' is {schema.field(COLUMN).type}; looked for {WANTED}")
+    return leaf, row_groups
+
+
+def _sizes(group):
+    chunks = [chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema.split(".")[0] == COLUMN]
+    return group.num_rows, sum(chunk.total_compressed_size for chunk in chunks), sum(chunk.total_uncompressed_size for chunk in chunks)
+
+
+@functools.lru_cache(maxsize=_GROUPS)
+def _column(path, group, leaf, state):
+    """The image column of a row group; values stay in a dictionary, or one could be repeated until memory ends."""
+    arrow = _pyarrow()
+    try:
+        with arrow.parquet.ParquetFile(path, read_dictionary=[leaf]) as file:
             return file.read_row_group(group, columns=[COLUMN], use_threads=False).column(COLUMN).combine_chunks()
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: row group {group} cannot be read ({error}); the file is broken there") from error
 
 
 def find(folder):
-    """Sorted paths of the Parquet files in the folder and below: those called train* alone, where there are any."""
+    """Sorted paths of the Parquet files in the folder and below: where files or subfolders are called train*, those alone."""
     found = sorted(path for path in files(folder) if path.lower().endswith(".parquet"))
-    return [path for path in found if os.path.basename(path).startswith("train")] or found
+    return [path for path in found if f"{os.sep}train" in path[len(str(folder)) :]] or found
 
 
 def is_parquet(path):

@@ -12,6 +12,7 @@ from ddgan_fast.errors import DataError, InputError
 INDEX = "index.json"  # beside the shards
 WANTED = f"a list of tar shards (.txt: a path a line; .json: the wids index, {INDEX}, with paths or http(s) addresses and their counts)"
 _MOST_BYTES = 50_000_000
+_COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def read(path):
         return [Shard(place) for place in find(path)] or None
     if is_tar(path):
         return [Shard(str(path))]
+    if path.name.lower().endswith(_COMPRESSED):
+        raise DataError(f"{path}: a compressed tar; unpack it to a plain one (images are compressed already): gunzip, unxz or zstd -d")
     if path.suffix not in (".json", ".txt"):
         return None
     if path.stat().st_size > _MOST_BYTES:

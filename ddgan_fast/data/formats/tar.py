@@ -6,6 +6,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from ddgan_fast.data.decode import MOST_BYTES
+from ddgan_fast.data.formats.folder import check_file
 from ddgan_fast.data.formats.names import check_name
 from ddgan_fast.errors import DataError
 
@@ -16,28 +17,51 @@ class Unreadable(DataError):
     """A shard that broke off: another attempt may help where a network lies between."""
 
 
-_BROKEN = (tarfile.TarError, OSError, EOFError, ValueError)
+_BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
+_DESCRIBING = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MOST_HEADER_BYTES = 2**16  # of a member that only describes the next one, with a long name say
+
+
+class _Member(tarfile.TarInfo):
+    """A header, read more strictly than tarfile does: for it, one that is broken ends the archive as the end mark does."""
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset:,}, before the end mark") from error
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _DESCRIBING and member.size > _MOST_HEADER_BYTES):
+            raise tarfile.HeaderError(f"a header of {member.size:,} bytes")
+        return member
 
 
 def images(file, path, mode):
     """Yield (tar, member) of the images of a shard.
 
     file: a binary file.  path: how errors name it.  mode: "r:" of a file that can seek, "r|" of a stream.
-    Raises DataError for a member that is a link, a device, or what `check_name` refuses, Unreadable for a truncated or compressed shard.
+    Raises DataError for a member that is a link, a device, too large, or what `check_name` refuses, and Unreadable for a shard that is
+    truncated, compressed or broken.
     """
     seen = set()
     try:
-        with tarfile.open(fileobj=file, mode=mode) as tar:
+        with tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as tar:
             for member in tar:
                 tar.members = []  # or it would keep every member of the shard
+                label = f"{path}:{member.name}"
+                if not 0 <= member.size <= MOST_BYTES:  # below 0, tarfile would go back and read for ever
+                    raise DataError(f"{label}: {member.size:,} bytes; it must be 0 to {MOST_BYTES:,}")
                 if member.isdir():
                     continue
-                label = f"{path}:{member.name}"
                 if not member.isreg() or member.issparse():
                     raise DataError(f"{label}: refused: a link, a device or another special member; pack the archive with files alone")
                 if check_name(member.name, label, seen):
-                    if not 0 <= member.size <= MOST_BYTES:
-                        raise DataError(f"{label}: {member.size:,} bytes; it must be 0 to {MOST_BYTES:,}")
                     yield tar, member
     except _BROKEN as error:
         raise Unreadable(f"{path}: cannot be read ({error}); truncated, compressed, or not one of the {WANTED}") from error
@@ -50,11 +74,9 @@ class Tar:
         self.name, self.paths = name, [os.path.realpath(path) for path in paths]
         self.members, counts = [], []  # (name, place in the file, size)
         for path in self.paths:
-            size = os.path.getsize(path)
+            check_file(path)
             with open(path, "rb") as file:
                 found = [(member.name, member.offset_data, member.size) for _, member in images(file, path, "r:")]
-            if found and found[-1][1] + found[-1][2] > size:
-                raise DataError(f"{path}:{found[-1][0]}: truncated: the file ends inside of it; copy it again")
             self.members += found
             counts.append(len(found))
         self.ends = list(accumulate(counts))
