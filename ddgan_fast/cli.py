@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 import tyro
 
 from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
+from ddgan_fast.cli_data import Data
 from ddgan_fast.config import Config
 from ddgan_fast.errors import DDGANError, InputError, ResourceError
 
-SUMMARY = "Denoising Diffusion GANs: train, sample, convert. `ddgan COMMAND --help` tells more."
+SUMMARY = "Denoising Diffusion GANs: train, sample, convert, look at data. `ddgan COMMAND --help` tells more."
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ class Env:
                 print(f"  {name:16} {text}")
 
 
-COMMANDS = {"train": Train, "sample": Sample, "bench": Bench, "convert": Convert, "presets": Presets, "env": Env}
+COMMANDS = {"train": Train, "sample": Sample, "bench": Bench, "convert": Convert, "presets": Presets, "env": Env, "data": Data}
 
 
 def parse(argv):
@@ -250,6 +251,8 @@ def parse(argv):
     flat = (tyro.conf.OmitArgPrefixes,)
     if argv[0] not in COMMANDS:  # --help, or an unknown command
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="ddgan", description=SUMMARY, args=argv, config=flat)
+    if argv == ["data"]:
+        argv = ["data", "--help"]
     default = Train(out=tyro.MISSING, settings=settings_before_flags(argv)) if argv[0] == "train" else None
     try:
         return tyro.cli(COMMANDS[argv[0]], prog=f"ddgan {argv[0]}", args=argv[1:], default=default, config=flat)

@@ -17,7 +17,7 @@ ORDER = [
     {"data", "training", "sampling", "engines", "evaluation"},
     {"pipeline"},
     {"bench", "environment", "experiments", "serving", "report", "diffusers"},
-    {"cli_arguments"},
+    {"cli_arguments", "cli_data"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

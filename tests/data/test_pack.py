@@ -21,7 +21,7 @@ from ddgan_fast.data import open_dataset
 from ddgan_fast.data import pack as packing
 from ddgan_fast.data.formats import shards
 from ddgan_fast.data.pack import pack
-from ddgan_fast.errors import DataError, InputError, MissingError, ResourceError
+from ddgan_fast.errors import DataError, InputError, MissingError
 
 lmdb = pytest.importorskip("lmdb")
 SHAPE = 3, 16, 16
@@ -107,10 +107,8 @@ def test_worker_processes_change_nothing(tmp_path, faces):
 
 def test_the_index_lists_the_shards(tmp_path, faces):
     packed(faces, tmp_path / "out", "shards", (1, 16, 16), max_images=50)
-    assert json.loads((tmp_path / "out/index.json").read_text()) == {
-        "wids_version": 1,
-        "shardlist": [{"url": f"00000{number}.tar", "nsamples": count} for number, count in enumerate((20, 20, 10))],
-    }
+    listed = [{"url": f"00000{number}.tar", "nsamples": count} for number, count in enumerate((20, 20, 10))]
+    assert json.loads((tmp_path / "out/index.json").read_text()) == {"wids_version": 1, "shardlist": listed}
     assert [shard.images for shard in shards.read(tmp_path / "out")] == [20, 20, 10]
     assert torch.equal(pixels(tmp_path / "out", 1), pixels(faces, 1)[:50])
 
@@ -187,9 +185,9 @@ def test_the_workers_of_a_killed_pack_end(tmp_path, faces):
     workers = killed(faces, tmp_path / "out", "lmdb", 256, 0, 1)
     assert workers
     deadline = time.monotonic() + 20
-    while any(is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert not any(map(is_running, workers))
 
 
 def is_running(pid):
@@ -222,7 +220,6 @@ def test_bad_images(tmp_path, faces, kind, caplog):
 
 CHANGES = {
     "resolution": lambda faces: {"shape": (3, 8, 8)},
-    "channels": lambda faces: {"shape": (1, 16, 16)},
     "format": lambda faces: {"kind": "lmdb"},
     "items = 70, and this is 50": lambda faces: {"max_images": 50},
     "items of other names": lambda faces: (faces / "000.png").rename(faces / "new.png") and {},
@@ -273,14 +270,6 @@ def test_a_full_disk(tmp_path, faces, kind, capsys):
     out = capsys.readouterr().out
     assert "70 images of 128x128" in out and f"ddgan train --data {tmp_path / 'out'}" in out
     assert not list(tmp_path.glob("**/.*"))
-
-
-def test_a_map_that_is_full(tmp_path, faces, monkeypatch):
-    real = lmdb.open
-    with monkeypatch.context() as patch, pytest.raises(ResourceError, match="MDB_MAP_FULL.*the same command goes on"):
-        patch.setattr(lmdb, "open", lambda path, map_size, lock: real(path, map_size=40_000, lock=lock))
-        packed(faces, tmp_path / "out")
-    assert packed(faces, tmp_path / "out")[0] == 70
 
 
 def test_without_the_package_lmdb(tmp_path, faces, monkeypatch):
