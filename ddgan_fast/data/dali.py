@@ -2,9 +2,9 @@
 
 The order is `Order`'s: this file feeds DALI the image files of each step, so a resumed run goes on with the same batches. Pillow looks at
 every header first; what DALI would draw otherwise (transparency, 16 bits) or not at all, Pillow decodes. Pixels agree with Pillow's to 2
-of 255 levels: both resize with an antialiased cubic, but Pillow rounds to 8 bits between its two passes. It also clips there, so at edges
-from black to white, where a cubic overshoots, they can be further apart (26 levels on 1-bit dither). From a JPEG, nvJPEG's inverse DCT
-adds to that on a GPU.
+of 255 levels: the filter is the same, an antialiased bilinear one, but Pillow rounds to 8 bits between its two passes. In the outermost row
+and column, where the filter reaches beyond the image, Pillow leaves out what is not there and DALI repeats the edge: up to 19 levels apart
+on black and white noise. From a JPEG, nvJPEG's inverse DCT adds to that on a GPU.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def pipeline(shape, batch_size, threads, decoder="cpu", device_id=None, dtype=to
     shape: (C, R, R) of an item.  decoder: cpu, or mixed (on a GPU).  device_id: of the GPU; None builds no part of a GPU.
     dtype: torch.float32 or float16.
     Its inputs are fed by name: `files`, uint8 [bytes] each, and `mirror`, int32.  Its output is [B, R, R, C] in [-1, 1]: the middle square
-    of each image, resized with an antialiased cubic.
+    of each image, resized with an antialiased bilinear filter.
     """
     try:
         from nvidia.dali import fn, math, pipeline_def, types
@@ -57,7 +57,7 @@ def pipeline(shape, batch_size, threads, decoder="cpu", device_id=None, dtype=to
         image = fn.decoders.image(files, device=decoder, output_type=types.RGB if channels == 3 else types.GRAY)
         if side != size:  # else the crop below is all it needs
             roi = {"roi_start": corner, "roi_end": corner + side}
-            image = fn.resize(image, size=(size, size), antialias=True, interp_type=types.INTERP_CUBIC, **roi)
+            image = fn.resize(image, size=(size, size), antialias=True, interp_type=types.INTERP_TRIANGULAR, **roi)
         kind = types.FLOAT16 if dtype == torch.float16 else types.FLOAT
         return fn.crop_mirror_normalize(
             image, crop=(size, size), rounding="truncate", mirror=mirror, mean=[127.5], std=[127.5], dtype=kind, output_layout="HWC"

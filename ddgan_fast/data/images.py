@@ -33,7 +33,7 @@ def on_white(image):
 
 
 def fit_image(image, shape):
-    """The middle square of a PIL image, resized with antialias.
+    """The middle square of a PIL image, resized with an antialiased bilinear filter, as the released code does.
 
     shape: (C, R, R), C = 1 (gray) or 3 (RGB).  Returns uint8 [C, R, R]; an image that has this shape keeps its pixels.
     """
@@ -41,7 +41,7 @@ def fit_image(image, shape):
     image = on_white(image).convert("L" if channels == 1 else "RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return torch.from_numpy(np.array(image).reshape(size, size, channels)).permute(2, 0, 1)
 
 

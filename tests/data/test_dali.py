@@ -101,10 +101,11 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_dali_would_draw_otherwise_is_decoded_by_pillow(tmp_path, name):
-    for number in range(4):  # of the right size: what differs is not the resizing
-        ODD[name](smooth(number, (32, 32))).save(tmp_path / f"{number}.png")
-    ours, theirs = loaders(Images(Folder("set", sorted(map(str, tmp_path.iterdir()))), SHAPE))
-    torch.testing.assert_close(take(ours, 1)[0], take(theirs, 1)[0], rtol=0, atol=1e-6)
+    ours, theirs = loaders(write(tmp_path, "PNG", ODD[name]))
+    for got, want in zip(take(ours, 2), take(theirs, 2), strict=True):
+        # beyond the edge of an image, Pillow leaves out what DALI repeats: one sees it where pixels are black or white
+        assert (got - want)[:, :, 1:-1, 1:-1].abs().max() <= 2.01 * LEVEL
+        assert (got - want).abs().max() <= 19.01 * LEVEL
 
 
 def test_cmyk_and_upright_photos(tmp_path):

@@ -69,9 +69,9 @@ def test_a_relative_folder_called_as_a_set(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (33, 16)])
 def test_the_shorter_side_is_resized_and_the_middle_kept(size):
-    image = picture(size=size).point(lambda value: 64 + value // 2)  # no overshoot is clipped, whichever axis Pillow resizes first
+    image = picture(size=size)
     scale = 16 / min(size)
-    resized = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BICUBIC)
+    resized = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BILINEAR)
     left, top = (resized.width - 16) // 2, (resized.height - 16) // 2
     want = torch.from_numpy(np.array(resized.crop((left, top, left + 16, top + 16)))).permute(2, 0, 1)
     assert (fit_image(image, (3, 16, 16)).int() - want.int()).abs().max() <= 1
