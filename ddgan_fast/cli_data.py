@@ -106,7 +106,8 @@ class Stats:
 class Pack:
     """Bring images to one resolution and write them for fast training: `ddgan data pack faces --out faces256 --resolution 256`.
 
-    What was stopped goes on with the same command. Training from the result gives the same batches as from its source.
+    What was stopped goes on with the same command. Training from the result gives the same batches as from its source,
+    unless bad images were left out.
     """
 
     path: Source

@@ -1,10 +1,20 @@
 """The errors that users meet, each with the exit code that the command line gives it (docs: README, "Exit codes")."""
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 class DDGANError(Exception):
-    """Base of every error raised on purpose. Its text says what failed, where, and what would be right."""
+    """Base of every error raised on purpose. Its text says what failed, where, and what would be right.
+
+    Control characters, which the names in a data set may bring, are shown as their numbers: a terminal would obey them.
+    """
 
     exit_code = 1
+
+    def __str__(self):
+        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", super().__str__())
 
 
 class InputError(DDGANError, ValueError):

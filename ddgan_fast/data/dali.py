@@ -17,7 +17,7 @@ import torch
 from ddgan_fast.data.decode import upright, use_image
 from ddgan_fast.data.images import on_white
 from ddgan_fast.data.loader import Loader, prepared
-from ddgan_fast.errors import DDGANError, MissingError
+from ddgan_fast.errors import DataError, DDGANError, MissingError
 
 log = logging.getLogger(__name__)
 DEPTH = 2  # batches that DALI decodes while one is used
@@ -54,7 +54,7 @@ def pipeline(shape, batch_size, threads, decoder="cpu", device_id=None, dtype=to
         height_width = fn.peek_image_shape(files, dtype=types.FLOAT)[:2]
         side = fn.reductions.min(height_width)
         corner = math.floor((height_width - side) / 2)
-        image = fn.decoders.image(files, device=decoder, output_type=types.RGB if channels == 3 else types.GRAY)
+        image = fn.decoders.image(files, device=decoder, output_type=types.RGB if channels == 3 else types.GRAY, jpeg_fancy_upsampling=True)
         if side != size:  # else the crop below is all it needs
             roi = {"roi_start": corner, "roi_end": corner + side}
             image = fn.resize(image, size=(size, size), antialias=True, interp_type=types.INTERP_TRIANGULAR, **roi)
@@ -88,8 +88,8 @@ class DaliLoader(Loader):
                     self._feed(pipe, fed)
                     fed += 1
                 batch, failed = self._run(pipe), 0
-            except RuntimeError as error:  # DALI's errors name no image
-                pipe, failed = None, failed + 1
+            except (RuntimeError, DataError) as error:  # DALI's errors name no image; ours may be of a later batch
+                pipe, failed, bad = None, failed + 1, len(self.dataset.bad)
                 if failed > TRIES:
                     raise DDGANError(
                         f"DALI failed at {TRIES} batches in a row, the last of step {step}: {error}; give --loader torch"
@@ -98,12 +98,14 @@ class DaliLoader(Loader):
                 batch = self.dataset.__getitems__(self.order.share(step)).to(self.device)
                 batch = prepared(batch, coins).to(self.dtype, memory_format=torch.channels_last)
                 log.warning("step %d: decoded by Pillow, DALI could not: %s", step, " ".join(str(error).split())[-200:])
+                if len(self.dataset.bad) > bad:  # it was to be expected, and will not be fed again
+                    failed = 0
             yield batch
             step += 1
 
     def _built(self):
         on_gpu = self.device.type == "cuda"
-        device_id = (self.device.index or 0) if on_gpu else None
+        device_id = torch.empty(0, device=self.device).device.index if on_gpu else None
         pipe = pipeline(self.dataset.shape, self.batch_size, self.threads, "mixed" if on_gpu else "cpu", device_id, self.dtype)
         pipe.build()
         return pipe
@@ -114,7 +116,7 @@ class DaliLoader(Loader):
         pipe.feed_input("mirror", [np.int32(coin) for coin in coins])
 
     def _run(self, pipe):
-        """The next batch, copied: DALI uses its memory again."""
+        """The next batch, copied: DALI has its memory back."""
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         (batch,) = pipe.run(stream)
         return torch.from_dlpack(batch.as_tensor()).clone().permute(0, 3, 1, 2)
@@ -127,10 +129,14 @@ class DaliLoader(Loader):
 
 
 def _unlike(image):
-    """The pixels of a PIL image as a PNM file, where its own file has more than 8-bit gray or colour; else None."""
-    if image.format and image.mode in ("RGB", "L") and not image.has_transparency_data:
+    """The pixels of a PIL image as a PNM file, where its own file has more than 8-bit gray or colour, or is turned; else None.
+
+    DALI turns as EXIF says, and not as XMP does.
+    """
+    turned = upright(image)
+    if image.format and image.mode in ("RGB", "L") and not image.has_transparency_data and turned is image:
         return None
-    image = on_white(upright(image))
+    image = on_white(turned)
     file = io.BytesIO()
     image.convert("L" if image.mode in ("L", "1") else "RGB").save(file, "PPM")
     return file.getvalue()

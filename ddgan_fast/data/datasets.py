@@ -68,7 +68,7 @@ def check_model(source, has_points, model):
 def existing(source):
     """The path. Raises DataError where there is none, with the nearest name for what may be a mistyped one, or it cannot be read."""
     path = Path(source).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):  # pathlib's raises for a name that is too long
         name = source.partition(":")[0]
         if os.sep not in name:
             raise DataError(f"data {source!r}: no path of this name, and not a set ({', '.join(NAMES)}){suggest(name, NAMES)}")

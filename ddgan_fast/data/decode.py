@@ -92,7 +92,7 @@ class Images:
         self.source, self.name, self.shape = source, source.name, shape
         self.skips = on_bad_image == "skip"
         self.count = min(len(source), max_images or len(source))
-        self.named = set()  # bad ones that a warning has named
+        self.bad = set()  # indices that are to be skipped
 
     def __len__(self):
         return self.count
@@ -107,24 +107,25 @@ class Images:
 
     def good(self, index, act):
         """act(index), or where that image is bad and may be skipped, of the next good one."""
-        for candidate in range(index, index + _TRIES):
+        for candidate in (each % self.count for each in range(index, index + _TRIES)):
+            if candidate in self.bad:
+                continue
             try:
-                return act(candidate % self.count)
+                return act(candidate)
             except DataError as error:
                 if not self.skips:
                     raise
-                self.skip(error)
+                self.skip(candidate, error)
         raise DataError(f"{self.name}: {_TRIES} images in a row are bad, from {self.source.label(index)} on; `ddgan data check` lists all")
 
-    def skip(self, error):
+    def skip(self, index, error):
         """Name a bad image, once in each process."""
-        if str(error) not in self.named:
-            self.named.add(str(error))
-            log.warning("left out: %s", error)
+        self.bad.add(index)
+        log.warning("left out: %s", error)
 
     def in_memory(self):
-        """All images decoded, on all cores, as one InMemory; with skip, without the bad ones."""
-        pixels, bad = torch.empty(self.count, *self.shape, dtype=torch.uint8), set()
+        """All images decoded, on all cores, as one InMemory. Errors, and what is in the place of a bad image, as of `__getitems__`."""
+        pixels = torch.empty(self.count, *self.shape, dtype=torch.uint8)
 
         def chunk(first):
             for index in range(first, min(first + _CHUNK, self.count)):
@@ -133,14 +134,13 @@ class Images:
                 except DataError as error:
                     if not self.skips:
                         raise
-                    self.skip(error)
-                    bad.add(index)
+                    self.skip(index, error)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter's lock
             list(pool.map(chunk, range(0, self.count, _CHUNK)))
-        if len(bad) == self.count:
-            raise DataError(f"{self.name}: none of its {self.count} images can be read")
-        return InMemory(self.name, pixels[[index for index in range(self.count) if index not in bad]] if bad else pixels)
+        for index in sorted(self.bad):
+            pixels[index] = self.good(index, pixels.__getitem__)
+        return InMemory(self.name, pixels)
 
     @property
     def decoded_bytes(self):

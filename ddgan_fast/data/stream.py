@@ -114,7 +114,8 @@ class Stream:
             if isinstance(result, DataError):
                 results[place] = next(r for r in results[place:] + results[:place] if not isinstance(r, DataError))
         coins = torch.randint(2, (self.batch_size,), generator=generator_of(self.seed, "flip", step, self.rank)).bool()
-        return torch.stack(results), coins if self.flip else None
+        batch = torch.stack(results)
+        return batch.pin_memory() if self.device.type == "cuda" else batch, coins if self.flip else None
 
     def _items(self, start):
         """Yield the [(image file, label)] of each step from `start` on."""

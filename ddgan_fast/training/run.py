@@ -22,7 +22,7 @@ from ddgan_fast.training.trainer import check
 log = logging.getLogger(__name__)
 # on resume, without another result
 CHANGEABLE = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep", "on_nan", "checkpoint_activations"}
-CHANGEABLE |= {"data", "workers", "resident_gb", "on_bad_image"}
+CHANGEABLE |= {"data", "workers", "on_bad_image"}
 LOCK = ".lock"
 
 

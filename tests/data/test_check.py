@@ -77,8 +77,10 @@ def test_a_survey_leaves_the_warnings_of_others_alone(faces, caplog):
 
 def test_stats_are_those_of_numpy(capsys, faces):
     spoil(faces)
-    dataset = open_dataset(faces, Model(resolution=16), on_bad_image="skip")
-    pixels = dataset.items.double().numpy() / 127.5 - 1
+    images = open_dataset(faces, Model(resolution=16), on_bad_image="skip", resident_gb=0)
+    images.__getitems__(range(len(images)))
+    good = [index for index in range(len(images)) if index not in images.bad]
+    pixels = images.__getitems__(good).double().numpy() / 127.5 - 1
     code, out, _ = run(capsys, "stats", faces, "--resolution", 16, "--json")
     found = json.loads(out)
     assert code == 0 and (found["images"], found["bad"]) == (len(pixels), 5) == (148, 5)

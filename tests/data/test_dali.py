@@ -113,8 +113,11 @@ def test_cmyk_and_upright_photos(tmp_path):
     exif[0x0112] = 6
     smooth(0, (90, 61)).save(tmp_path / "0.jpg", exif=exif)
     smooth(1, (61, 90)).convert("CMYK").save(tmp_path / "1.jpg")
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
+    xmp += ' xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    smooth(4, (90, 61)).save(tmp_path / "3.jpg", xmp=xmp.encode())
     smooth(2, (50, 40)).save(tmp_path / "2.jpg", "MPO", save_all=True, append_images=[smooth(3, (50, 40))])
-    ours, theirs = loaders(Images(Folder("set", sorted(map(str, tmp_path.iterdir()))), SHAPE), 3)
+    ours, theirs = loaders(Images(Folder("set", sorted(map(str, tmp_path.iterdir()))), SHAPE), 4)
     assert (take(ours, 1)[0] - take(theirs, 1)[0]).abs().max() <= 2.01 * LEVEL
 
 
@@ -153,17 +156,31 @@ def damaged(content):
 @pytest.mark.parametrize(
     "damage", [damaged, lambda content: content[: len(content) // 2], lambda content: b""], ids=["pixels", "cut", "empty"]
 )
-def test_a_bad_image_is_named_or_skipped_and_the_rest_goes_on(tmp_path, damage, caplog):
+def test_bad_images_are_named_or_skipped_and_the_rest_goes_on(tmp_path, damage, caplog):
     images = write(tmp_path, "PNG")
-    path = tmp_path / "5.png"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match="5.png: (broken or truncated|empty)"):
-        take(DaliLoader(images, 4, "cpu"), 2)
+    for name in ("5.png", "6.png", "8.png"):
+        (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
+    with pytest.raises(DataError, match="[568].png: (broken or truncated|empty)"):
+        take(DaliLoader(images, 4, "cpu"), 9)
     images.skips = True
     ours, theirs = loaders(images)
-    for got, want in zip(take(ours, 7), take(theirs, 7), strict=True):
+    for got, want in zip(take(ours, 30), take(theirs, 30), strict=True):
         assert (got - want).abs().max() <= 2.01 * LEVEL
-    assert sum("5.png" in record.getMessage() for record in caplog.records) == 1
+    left_out = [record.getMessage() for record in caplog.records if record.getMessage().startswith("left out")]
+    assert len(left_out) == 3 and all(f"{number}.png" in "".join(left_out) for number in (5, 6, 8))
+    assert sum("decoded by Pillow" in record.getMessage() for record in caplog.records) <= 9  # none once all three are known
+    caplog.clear()
+
+
+def test_the_batches_before_a_bad_one_come_first(tmp_path, caplog):
+    images = write(tmp_path, "PNG")
+    bad = Loader(images, 2, "cpu").order.share(3)[0]
+    open(images.source.paths[bad], "wb").close()
+    seen = []
+    with pytest.raises(DataError, match="png: empty"):
+        for batch in DaliLoader(images, 2, "cpu").batches():
+            seen.append(batch)
+    assert len(seen) == 3
     caplog.clear()
 
 

@@ -36,18 +36,29 @@ class Folder:
 
 def find(folder, skips=False):
     """Sorted paths of the images in the folder and below. Raises the first of `strays`, or with skips names each."""
-    for error in strays(folder):
+    found, others = _sorted(folder)
+    for error in others:
         if not skips:
             raise error
         log.warning("left out: %s", error)
-    return sorted(path for path in files(folder) if path.lower().endswith(EXTENSIONS))
+    return found
 
 
 def strays(folder):
-    """Yield the DataError of each file in the folder and below that is no image, in order."""
+    """The DataError of each file in the folder and below that is no image, in order."""
+    return _sorted(folder)[1]
+
+
+def _sorted(folder):
+    """(paths of the images, errors of the strays)."""
+    found, others = [], []
     for path in sorted(files(folder)):
-        if not path.lower().endswith(EXTENSIONS) and os.path.basename(path) != LABELS:
-            yield DataError(f"{path}: not one of the {WANTED} that can be read; move it out of the folder, or convert it to PNG")
+        if path.lower().endswith(EXTENSIONS):
+            found.append(path)
+        elif os.path.basename(path) != LABELS:
+            text = f"{path}: not one of the {WANTED} that can be read; move it out of the folder, or convert it to PNG"
+            others.append(DataError(text))
+    return found, others
 
 
 def files(folder):

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import math
 import os
+import threading
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ddgan_fast.errors import DataError, MissingError
 
 FILE = "data.mdb"  # in the folder of an environment
 WANTED = f"an LMDB ({FILE}) whose values are image files (LSUN) or raw pixels [H, W, 3] under keys 0, 1, ... (CelebA-HQ)"
+_LOCK = threading.Lock()
 _MAGIC, _MAGIC_AT = b"\xde\xc0\xef\xbe", 16  # of the first page
 
 
@@ -80,7 +82,8 @@ def _text(key):
 
 @contextlib.contextmanager
 def _transaction(path, state):
-    environment = _environment(path, state)
+    with _LOCK:
+        environment = _environment(path, state)
     import lmdb
 
     try:

@@ -25,7 +25,7 @@ def open_npz(path, shape):
             if name is None:
                 raise DataError(f"{path}: no array {' or '.join(NAMES)}, it has {', '.join(arrays) or 'none'}; looked for {WANTED}")
             images = arrays[name]
-    except (*BROKEN, MemoryError, tokenize.TokenError) as error:  # the last two: of a header that promises too much, or is none
+    except (*BROKEN, MemoryError, TypeError, SyntaxError, tokenize.TokenError) as error:  # from MemoryError on: of a header
         raise DataError(f"{path}: cannot be read ({error}); truncated, or not {WANTED}") from error
     if not isinstance(images, np.ndarray):  # numpy returns a member without its header as bytes
         raise DataError(f"{path}: '{name}' is no array; looked for {WANTED}")

@@ -5,6 +5,7 @@ A row cannot be read without the row group around it: sets too large for memory 
 
 import functools
 import os
+import threading
 from bisect import bisect_right
 from itertools import accumulate
 
@@ -18,6 +19,7 @@ MOST_GROUP_BYTES = 2**32
 MOST_GROUP_ROWS = 2**24
 MOST_RATIO = 200  # unpacked to packed
 _GROUPS = 4  # kept unpacked
+_LOCK = threading.Lock()
 
 
 class Parquet:
@@ -53,7 +55,9 @@ class Parquet:
     def read(self, index):
         """The image file. Raises DataError for a row without bytes, and where the file is broken there."""
         *group, row = self._place(index)
-        value = _column(*group)[row].as_py()
+        with _LOCK:
+            column = _column(*group)
+        value = column[row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
             raise DataError(f"{self.label(index)}: no bytes in it; a path alone is not followed: save the set with its images embedded")
@@ -94,7 +98,7 @@ def _sizes(group):
     return group.num_rows, sum(chunk.total_compressed_size for chunk in chunks), sum(chunk.total_uncompressed_size for chunk in chunks)
 
 
-@functools.lru_cache(maxsize=_GROUPS)
+@functools.lru_cache(maxsize=_GROUPS)  # under _LOCK: threads would read the same group at once
 def _column(path, group, leaf, state):
     """The image column of a row group; values stay in a dictionary, or one could be repeated until memory ends."""
     arrow = _pyarrow()

@@ -12,6 +12,7 @@ from ddgan_fast.errors import DataError, InputError
 INDEX = "index.json"  # beside the shards
 WANTED = f"a list of tar shards (.txt: a path a line; .json: the wids index, {INDEX}, with paths or http(s) addresses and their counts)"
 _MOST_BYTES = 50_000_000
+_MOST_IMAGES = 10**8  # of a shard
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -72,8 +73,8 @@ def _from_text(path):
 def _from_index(path):
     entries = json.loads(path.read_text(encoding="utf-8"))["shardlist"]
     listed = [Shard(_beside(path, str(entry["url"])), entry["nsamples"]) for entry in entries]
-    if not all(type(shard.images) is int and shard.images > 0 for shard in listed):
-        raise ValueError("nsamples must be a whole number above 0")
+    if not all(type(shard.images) is int and 0 < shard.images <= _MOST_IMAGES for shard in listed):
+        raise ValueError(f"nsamples must be a whole number, 1 to {_MOST_IMAGES:,}")
     return listed
 
 

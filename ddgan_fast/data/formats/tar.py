@@ -17,7 +17,7 @@ class Unreadable(DataError):
     """A shard that broke off: another attempt may help where a network lies between."""
 
 
-_BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
+_BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, IndexError, OverflowError, RecursionError)
 _DESCRIBING = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _MOST_HEADER_BYTES = 2**16  # of a member that only describes the next one, with a long name say
 
