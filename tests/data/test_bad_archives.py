@@ -83,6 +83,12 @@ def test_a_sparse_member_of_a_tar(tmp_path):
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
             archive.addfile(member, io.BytesIO(content))
         refused(path, f"{name}.tar:a.png: .*(special member|1,099,511,627,776 bytes)")
+    header = bytearray(tarfile.TarInfo("a.png").tobuf(tarfile.GNU_FORMAT))
+    header[156:157], header[482:483] = tarfile.GNUTYPE_SPARSE, b"\x01"  # more of it follows, and does not
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "cut.tar").write_bytes(header)
+    refused(tmp_path / "cut.tar", "cut.tar: cannot be read")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.json", "folder"])
@@ -165,6 +171,7 @@ LISTS = {
     "none.json": ('{"shardlist": []}', "no shards in it"),
     "uncounted.json": ('{"shardlist": [{"url": "set.tar"}]}', "KeyError: 'nsamples'"),
     "negative.json": ('{"shardlist": [{"url": "set.tar", "nsamples": -1}]}', "nsamples must be a whole number, 1 to"),
+    "huge.json": ('{"shardlist": [{"url": "set.tar", "nsamples": 10000000000000}]}', "nsamples must be a whole number, 1 to"),
     "words.json": ('{"shardlist": [{"url": "set.tar", "nsamples": "3"}]}', "nsamples must be a whole number, 1 to"),
     "missing.txt": ("set.tar\nabsent.tar\n", "lists .*absent.tar, where no file is"),
     "remote.txt": ("https://example.org/a.tar\n", "without its number of images"),

@@ -153,7 +153,13 @@ def test_arrays(tmp_path):
     np.savez_compressed(path, images=np.zeros((1000, 64, 64, 3), np.uint8))
     refused(path, "set.npz:images.npy: .* bytes unpack to .*more than 200 times")
     header = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
-    for text in (b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999, 99999, 99999, 3), }", b"{'descr': '|u1', (((", b"\xff"):
+    for text in (
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999, 99999, 99999, 3), }",
+        b"{'descr': '|u1', (((",
+        b"\xff",
+        b"{[]: 1}",
+        b"a\n  b\n c",
+    ):
         write_zip(path, [("images.npy", header + text.ljust(117) + b"\n")])
         refused(path, "set.npz: cannot be read")
     write_zip(path, [("images", b"raw bytes")])

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -183,6 +185,23 @@ def test_a_pickled_set_and_worker_processes_read_the_same(tmp_path, make):
         got = torch.cat(list(DataLoader(dataset, batch_size=4, num_workers=2, collate_fn=torch.as_tensor)))
         assert torch.equal(got, want)
     assert torch.equal(every_index(dataset), want)
+
+
+COLD = """
+import pickle, sys
+from concurrent.futures import ThreadPoolExecutor
+dataset = pickle.load(sys.stdin.buffer)
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(dataset.source.read, list(range(8)) * 8))
+"""
+
+
+@pytest.mark.parametrize("make", [stored_zip, parquet_file, lsun], ids=lambda make: make.__name__)
+def test_threads_of_a_process_that_has_not_opened_it(tmp_path, make):
+    needs(make)
+    dataset = open_dataset(make(tmp_path), MODEL, resident_gb=0)
+    done = subprocess.run([sys.executable, "-c", COLD], input=pickle.dumps(dataset), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("make", [stored_zip, tar_file, parquet_file, lsun, celeba_hq_file, npz_images], ids=lambda make: make.__name__)
