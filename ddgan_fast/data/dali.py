@@ -22,6 +22,7 @@ from ddgan_fast.errors import DataError, DDGANError, MissingError
 log = logging.getLogger(__name__)
 DEPTH = 2  # batches that DALI decodes while one is used
 TRIES = 10  # batches in a row that it may fail at
+_TURNING = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # Pillow's names of what may turn an image
 
 
 def refuses():
@@ -133,7 +134,7 @@ def _unlike(image):
 
     DALI turns as EXIF says, and not as XMP does.
     """
-    turned = upright(image)
+    turned = upright(image) if _TURNING & image.info.keys() else image  # or Pillow would decode a PNG to look behind its pixels
     if image.format and image.mode in ("RGB", "L") and not image.has_transparency_data and turned is image:
         return None
     image = on_white(turned)
