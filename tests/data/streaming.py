@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import tarfile
 from itertools import islice
 
 import torch
@@ -12,6 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
+
+from . import packing
 
 
 def png(number, padding=0):
@@ -24,13 +25,8 @@ def png(number, padding=0):
 
 
 def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-            info.name, info.size = os.path.splitext(name)[0] + ".cls", 1
-            tar.addfile(info, io.BytesIO(b"7"))
+    """members: [(name, image file)]; each gets a label beside it."""
+    packing.write_tar(path, [each for name, content in members for each in ((name, content), (f"{os.path.splitext(name)[0]}.cls", b"7"))])
 
 
 def write_shards(folder, *counts, seen=None):
