@@ -97,7 +97,7 @@ def denoise(generator, schedule, x, z, noise=None, start=None, seeds=None, as_ui
         if i == 0 and as_uint8:
             return ops.posterior_final_uint8(x0, x, table)
         source = {"noise": noise[i]} if seeds is None else {"seeds": seeds, "step": i}
-        x = ops.posterior_step(x0, x, torch.full((len(x),), i, device=x.device), table, **source)
+        x = ops.posterior_step(x0, x, torch.full((x.shape[0],), i, device=x.device), table, **source)
     return x
 
 
@@ -105,7 +105,7 @@ def bound(generator, z):
     """The function (x_t, t) -> x0 of a generator with its latents z [T, B, nz] or None, t one index for all images."""
     if hasattr(generator, "bind"):
         return generator.bind(z)
-    return lambda x, t: generator(x, torch.full((len(x),), t, device=x.device), None if z is None else z[t])
+    return lambda x, t: generator(x, torch.full((x.shape[0],), t, device=x.device), None if z is None else z[t])
 
 
 def draw_start(seeds, model, steps):

@@ -55,9 +55,9 @@ class FoldedGenerator(nn.Module):
 
     def _time(self, x, t):
         if self.time_table is None:
-            t = torch.full((len(x),), t, device=x.device) if isinstance(t, int) else t
+            t = torch.full((x.shape[0],), t, device=x.device) if isinstance(t, int) else t
             return self.net.embed_time(t, next(self.net.time.parameters()).dtype)
-        return self.time_table[t].expand(len(x), -1)  # of an int: a view
+        return self.time_table[t].expand(x.shape[0], -1)  # of an int: a view
 
 
 class Columns(nn.Module):
@@ -158,9 +158,17 @@ class FoldedAttention(nn.Module):
         x, stats = features
         keys = self.norm(x, stats=stats).flatten(2).transpose(1, 2).unsqueeze(1)  # [B, 1, HW, C]
         queries, values = self.projection(keys).chunk(2, dim=3)
-        h = F.scaled_dot_product_attention(queries, keys, values).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        h = _attention(queries, keys, values).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
         h = h.contiguous(memory_format=layout_of(x))
         return Features(*residual_join(x, h, with_stats=True))
+
+
+def _attention(queries, keys, values):
+    """F.scaled_dot_product_attention; in an exported program two products and a softmax in float32, whatever the precision."""
+    if not torch.compiler.is_exporting():
+        return F.scaled_dot_product_attention(queries, keys, values)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(2, 3)
+    return scores.float().softmax(dim=3).to(values.dtype) @ values
 
 
 class MergedPyramid(nn.Module):

@@ -19,7 +19,7 @@ def require_like(op, name, value, x, *shapes, dtypes=()):
     """A tensor of one of `shapes` on x's device, in x's dtype or one of `dtypes`; None passes."""
     if value is None:
         return
-    if tuple(value.shape) not in [tuple(shape) for shape in shapes]:
+    if not any(value.dim() == len(shape) and value.shape == shape for shape in map(torch.Size, shapes)):  # lengths first: B may be a symbol
         raise InputError(f"{op}: {name} has shape {list(value.shape)}; it must be {' or '.join(str(list(shape)) for shape in shapes)}")
     if value.device != x.device:
         raise InputError(f"{op}: {name} is on {value.device}; it must be on {x.device}, where x is")
@@ -38,9 +38,9 @@ def require_index(op, name, value, x):
     """An int64 tensor [B] on x's device, one entry for each sample of x; None passes."""
     if value is None:
         return
-    if tuple(value.shape) != (len(x),) or value.dtype != torch.int64 or value.device != x.device:
+    if value.shape != x.shape[:1] or value.dtype != torch.int64 or value.device != x.device:
         raise InputError(
-            f"{op}: {name} is {value.dtype} {list(value.shape)} on {value.device}; it must be torch.int64 [{len(x)}] on {x.device}"
+            f"{op}: {name} is {value.dtype} {list(value.shape)} on {value.device}; it must be torch.int64 [{x.shape[0]}] on {x.device}"
         )
 
 

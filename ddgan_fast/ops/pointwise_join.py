@@ -25,10 +25,10 @@ def pointwise_join(x, weight, h, bias=None, h_bias=None, skip=None, with_stats=F
     channels = x.shape[1]
     if skip is not None:
         require_images(OP, "skip", skip)
-        require_like(OP, "skip", skip, x, (len(x), skip.shape[1], *x.shape[2:]))
+        require_like(OP, "skip", skip, x, (x.shape[0], skip.shape[1], *x.shape[2:]))
         channels += skip.shape[1]
     require_images(OP, "h", h)
-    require_like(OP, "h", h, x, (len(x), h.shape[1], *x.shape[2:]))
+    require_like(OP, "h", h, x, (x.shape[0], h.shape[1], *x.shape[2:]))
     require_like(OP, "weight", weight, x, (h.shape[1], channels))
     for name, row in (("bias", bias), ("h_bias", h_bias)):
         require_like(OP, name, row, x, h.shape[1:2], dtypes=(torch.float32,))
