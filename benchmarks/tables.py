@@ -51,6 +51,17 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
          "levels from torch": "max_levels"},
         lambda row: True,
     ),
+    "engines": (
+        "engines.csv",
+        {"preset": "preset", "engine": "engine", "of target": "target", "images": "batch", "ms (p50)": "ms_p50", "ms (p90)": "ms_p90",
+         "images/s": "images_per_s", "times plain": "times_plain", "times eager": "times_eager", "largest error": "largest_error"},
+        lambda row: True,
+    ),
+    "engine_exports": (
+        "engine_exports.csv",
+        {"preset": "preset", "target": "target", "s of ddgan export": "seconds", "peak MB": "peak_mb", "MB of the file": "file_mb"},
+        lambda row: True,
+    ),
     "table1": (
         "table1.csv",
         {"sampler": "sampler", "NFE": "nfe", "images": "batch", "evaluations timed": "steps_timed", "s for the batch": "seconds_per_batch",

@@ -13,6 +13,8 @@ import tyro
 
 from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
 from ddgan_fast.cli_data import Data
+from ddgan_fast.cli_export import Export
+from ddgan_fast.cli_show import Env, Presets
 from ddgan_fast.config import Config
 from ddgan_fast.errors import DDGANError, InputError, ResourceError
 
@@ -90,6 +92,8 @@ class Sample:
     """cpu, cuda, cuda:N, or auto; under torchrun the GPU of the rank."""
     engine: str = "auto"
     """How the network runs: auto (the fastest here), eager, folded, compile or graph; `ddgan env` says which are there."""
+    engine_file: Path | None = None
+    """Folder of `ddgan export` that runs in place of the network, by --engine auto, onnx, openvino, tensorrt, torch-tensorrt or aot."""
     precision: str | None = None
     """fp32, tf32, bf16 or fp16; by default the model's own, fp32."""
 
@@ -106,10 +110,10 @@ class Sample:
         seeds = parse_seeds(0 if self.seeds is None else self.seeds, self.num_images)
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size}: it must be 1 or more")
-        pipe, origin = DDGANPipeline.from_pretrained(self.model), None
+        pipe, origin = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)), None
+        pipe.compile(self.engine, self.precision, self.engine_file)
         if self.format != "grid":
-            origin = {"model": fingerprint(pipe.generator, pipe.config), "precision": self.precision or "fp32"}
-        pipe.to(pick_device(self.device)).compile(self.engine, self.precision)
+            origin = {"model": fingerprint(pipe.generator, pipe.config), "precision": pipe.precision or "fp32"}
         shape, (rank, world) = pipe.config.model.sample_shape, rank_and_world()
         out = self.out or Path({"png": "samples", "npz": "samples.npz", "grid": "samples.png"}[self.format])
         with tqdm(total=-(-len(seeds) // world), unit="img", mininterval=1.0, disable=rank > 0) as bar:
@@ -197,53 +201,16 @@ class Convert:
         print(f"{self.out}: {count:,} parameters; draw with: ddgan sample --model {self.out} --num-images 64")
 
 
-@dataclass(frozen=True)
-class Presets:
-    """List the presets, or show one with the source of every number: `ddgan presets show cifar10`."""
-
-    action: Annotated[Literal["list", "show"], tyro.conf.Positional] = "list"
-    name: Annotated[str | None, tyro.conf.Positional] = None
-
-    def run(self):
-        from ddgan_fast.config import PRESETS
-        from ddgan_fast.sources import describe, partner
-
-        if self.action == "list":
-            for name, config in PRESETS.items():
-                size = "x".join(map(str, config.model.sample_shape))
-                print(f"{name:22} {size:10} T = {config.diffusion.steps}, {config.train.iterations:,} steps of {config.train.batch_size}")
-            return
-        if self.name is None:
-            raise InputError(f"presets show: which? {', '.join(PRESETS)}")
-        find_preset(self.name)
-        other = partner(self.name)
-        print(f"{self.name}" + (f"; where {other} differs, its value is in brackets" if other else ""))
-        for setting, value, source, theirs in describe(self.name):
-            differs = f"  [{other}: {theirs}]" if other and setting != "data" and theirs != value else ""
-            print(f"  {setting:22} {value!s:20} {source}{differs}")
-
-
-@dataclass(frozen=True)
-class Env:
-    """Say what is here: versions, devices, backends, engines, extras, and why something is missing."""
-
-    json: bool = False
-    """Print JSON."""
-
-    def run(self):
-        from ddgan_fast.environment import collect
-
-        found = collect()
-        if self.json:
-            print(json.dumps(found, indent=2))
-            return
-        for section, entries in found.items():
-            print(section)
-            for name, text in entries.items():
-                print(f"  {name:16} {text}")
-
-
-COMMANDS = {"train": Train, "sample": Sample, "bench": Bench, "convert": Convert, "presets": Presets, "env": Env, "data": Data}
+COMMANDS = {
+    "train": Train,
+    "sample": Sample,
+    "bench": Bench,
+    "export": Export,
+    "convert": Convert,
+    "presets": Presets,
+    "env": Env,
+    "data": Data,
+}
 
 
 def parse(argv):

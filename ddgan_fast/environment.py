@@ -6,7 +6,6 @@ import os
 import platform
 
 THERE = "there"
-NOT_YET = "not in this version"
 EXTRAS = {  # extra: a module that it brings
     "toy": "sklearn",
     "data": "lmdb",
@@ -30,6 +29,7 @@ def collect():
 
     from ddgan_fast import __version__
     from ddgan_fast.data import dali
+    from ddgan_fast.engines import opening
     from ddgan_fast.ops import backend, extension
     from ddgan_fast.sampling import engine
 
@@ -48,7 +48,7 @@ def collect():
         "extension": {"ddgan_fast/_C.so": extension.MISSING or THERE, "ddgan_fast/_cuda.so": _cuda_part()},
         "engines": {"auto": "{}: {}".format(*engine.choose(device))}
         | {name: engine.refuses(name, device) or THERE for name in engine.ENGINES}
-        | dict.fromkeys(("onnx", "openvino", "tensorrt", "torch-tensorrt", "aot"), NOT_YET),
+        | {name: opening.refuses(name, device) or f"{THERE}, for a file of ddgan export" for name in engine.FROM_FILES},
         "loaders": {"torch": THERE, "dali": dali.refuses() or THERE},
         "extras": {extra: THERE if _importable(module) else f'pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
     }

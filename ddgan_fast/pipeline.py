@@ -12,6 +12,7 @@ from ddgan_fast import config as configs
 from ddgan_fast.checkpoint.model import load_model, save_model
 from ddgan_fast.checkpoint.released import convert
 from ddgan_fast.diffusion import Schedule, draw_start
+from ddgan_fast.engines.opening import open_engine
 from ddgan_fast.errors import InputError
 from ddgan_fast.models import build_generator, memory_format
 from ddgan_fast.noise import MAX_SEED, as_seeds
@@ -76,7 +77,7 @@ class DDGANPipeline:
         self.generator = generator.eval().requires_grad_(False)
         self.config = config
         self.schedule = Schedule.of(config.diffusion).to(self.device)
-        self.engine, self.precision, self._sampler = "eager", None, None
+        self.engine, self.precision, self.engine_file, self._sampler = "eager", None, None, None
 
     @classmethod
     def from_pretrained(cls, path):
@@ -107,22 +108,35 @@ class DDGANPipeline:
         self._sampler = None
         return self
 
-    def compile(self, engine="auto", precision=None):
+    def compile(self, engine="auto", precision=None, engine_file=None):
         """Choose how the network runs; the generator itself stays as it is, and a later change of its weights needs another call.
 
         engine: "auto" (the fastest here), "eager" (where a pipeline starts), "folded", "compile" or "graph"; `ddgan env` says which are
         there.  precision: "fp32", "tf32", "bf16" or "fp16" for networks and images, None for the generator's dtype.
-        Raises InputError for an unknown name, MissingError for what is not there.
+        engine_file: a folder of `ddgan export`, which runs in place of the network, in the precision it was exported in; engine is then
+        "auto", "onnx", "openvino", "tensorrt", "torch-tensorrt" or "aot". Plans and .pt2 files are code: name only folders that you trust.
+        Raises InputError for an unknown name, MissingError for what is not there, CheckpointError for a folder that does not fit the model.
         """
-        self._sampler = engines.build(engine, self.generator, self.schedule, precision)
-        self.engine, self.precision = engine, precision
+        if engine_file is None:
+            self._sampler = engines.build(engine, self.generator, self.schedule, precision)
+        else:
+            self._sampler, precision = self._from_file(engine_file, engine, precision)
+        self.engine, self.precision, self.engine_file = engine, precision, engine_file
         return self
+
+    def _from_file(self, folder, engine, precision):
+        """(Sampler of an engine in a folder, its precision)."""
+        network, engine, manifest = open_engine(folder, engine, self.generator, self.config, self.schedule)
+        if precision not in (None, manifest["precision"]):
+            raise InputError(f"{folder}: exported in {manifest['precision']}, not {precision}; leave the precision out, or export again")
+        kind = engines.sampler_of(engine, manifest["target"], self.device)
+        return kind(network, self.schedule, torch.float32, torch.contiguous_format), manifest["precision"]
 
     @property
     def sampler(self):
         """The sampling.generate.Sampler of the chosen engine."""
         if self._sampler is None:
-            self.compile(self.engine, self.precision)
+            self.compile(self.engine, self.precision, self.engine_file)
         return self._sampler
 
     def batches(self, seeds, batch_size=BATCH, as_uint8=False):

@@ -17,7 +17,8 @@ ORDER = [
     {"data", "training", "sampling", "engines", "evaluation"},
     {"pipeline"},
     {"bench", "environment", "experiments", "serving", "report", "diffusers"},
-    {"cli_arguments", "cli_data"},
+    {"cli_arguments"},
+    {"cli_data", "cli_export", "cli_show"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -11,12 +11,13 @@ from ddgan_fast.models import memory_format
 from ddgan_fast.models.inference import TRANSFORMATIONS, optimize_for_sampling
 from ddgan_fast.ops import backend, extension
 from ddgan_fast.precision import PRECISIONS
-from ddgan_fast.sampling.generate import Sampler
+from ddgan_fast.sampling.generate import Sampler, WholeSampler
 from ddgan_fast.sampling.graph import GraphSampler
 
 # the plain network; its folded form (models/inference.py), operation by operation; that through torch.compile; that with all T steps in one
 # CUDA graph
 ENGINES = "eager", "folded", "compile", "graph"
+FROM_FILES = "onnx", "openvino", "tensorrt", "torch-tensorrt", "aot"  # what runs a file of ddgan export
 
 
 def refuses(engine, device):
@@ -48,6 +49,8 @@ def build(engine, generator, schedule, precision=None):
     Raises InputError for an unknown name and for what the network does not have, MissingError for what is not there on this machine.
     """
     network, device = generator.config.network, schedule.posterior.device
+    if engine in FROM_FILES:
+        raise InputError(f"engine {engine!r} runs a file: ddgan export writes one, and --engine-file (engine_file=) names its folder")
     if engine not in ("auto", *ENGINES):
         raise InputError(f"engine {engine!r}: there are auto, {', '.join(ENGINES)}")
     if precision not in (None, *PRECISIONS):
@@ -67,6 +70,13 @@ def build(engine, generator, schedule, precision=None):
     if engine == "compile":
         form.net.unet = _compiled(form.net.unet)
     return (GraphSampler if engine == "graph" else Sampler)(form, schedule, dtype, torch.channels_last, allow_tf32)
+
+
+def sampler_of(engine, target, device):
+    """The kind of Sampler for an engine of ddgan export: TensorRT's evaluations and the posterior steps between go into one CUDA graph."""
+    if target == "sampler":
+        return WholeSampler
+    return GraphSampler if engine == "tensorrt" and device.type == "cuda" else Sampler
 
 
 def _compiled(unet):

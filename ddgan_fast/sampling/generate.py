@@ -7,7 +7,9 @@ import torch
 
 from ddgan_fast.diffusion import denoise, draw_start
 from ddgan_fast.errors import ResourceError
-from ddgan_fast.noise import as_seeds
+from ddgan_fast.noise import POSTERIOR, as_seeds
+from ddgan_fast.ops import philox_normal
+from ddgan_fast.pictures import to_uint8
 from ddgan_fast.precision import convolutions
 
 CHUNK_PIXELS = 4096  # on a CPU the network always sees this many pixels: 4 images of 32x32, where a larger batch gains 10 %
@@ -67,6 +69,19 @@ class Sampler:
     def convolutions(self):
         """The settings of cuDNN while this network runs."""
         return convolutions(self.allow_tf32, self.measures_algorithms)
+
+
+class WholeSampler(Sampler):
+    """A Sampler whose network is the whole loop: (x_T, z, noise) -> image, engines.networks.SamplerNetwork."""
+
+    @torch.no_grad()
+    def run(self, x, z, noise=None, seeds=None, as_uint8=False):
+        """As `Sampler.run`; the noise that seeds name is drawn before."""
+        if noise is None:
+            shape = self.network.config.sample_shape
+            noise = torch.stack([philox_normal(seeds, POSTERIOR, t, shape) for t in range(self.schedule.steps)])
+        samples = self.network(self.placed(x), self.latents(z), noise.to(self.device, self.dtype))
+        return to_uint8(samples) if as_uint8 else samples
 
 
 def batches(sampler, seeds, batch_size, as_uint8=False):

@@ -1,0 +1,54 @@
+"""ONNX Runtime: the exported graph on a CPU, and with its CUDA and TensorRT providers on a GPU."""
+
+import numpy as np
+import torch
+
+from ddgan_fast.engines.export import require
+from ddgan_fast.engines.onnx_check import check_onnx
+from ddgan_fast.errors import CheckpointError, MissingError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+
+class Session:
+    """An ONNX file that ddgan export wrote, in ONNX Runtime; `run` takes and gives torch tensors on the device."""
+
+    def __init__(self, path, device, provider=None):
+        """device: cpu or cuda.  provider: a name of PROVIDERS, by default the device's.
+
+        Raises MissingError where ONNX Runtime or this provider is not there, CheckpointError for a file that it or `check_onnx` refuses.
+        """
+        runtime = require("onnxruntime", "onnx")
+        check_onnx(path)
+        self.device, name = device, PROVIDERS[provider or device.type]
+        if name not in runtime.get_available_providers():
+            raise MissingError(f"onnxruntime has no {name}: pip install onnxruntime-gpu in place of onnxruntime, or take --device cpu")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        settings = {} if device.type == "cpu" else {"device_id": str(device.index or 0)}
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=[(name, settings)])
+        except Exception as error:  # its errors share no base class
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{path}: ONNX Runtime's {name} refuses it: {reason}") from error
+        used = self.session.get_providers()[0]
+        if used != name:
+            raise MissingError(f"onnxruntime has {name} but cannot start it, and took {used}: its CUDA or TensorRT libraries are missing")
+        self.name = f"onnxruntime {runtime.__version__}, {name}"
+
+    def run(self, inputs):
+        """{name: tensor} -> the output, float32 on the device."""
+        binding, where = self.session.io_binding(), (self.device.type, self.device.index or 0)
+        dense = {name: value.to(self.device).contiguous() for name, value in inputs.items()}
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime has a stream of its own
+        for name, value in dense.items():
+            kind = np.int64 if value.dtype == torch.int64 else np.float32
+            binding.bind_input(name, *where, kind, tuple(value.shape), value.data_ptr())
+        first = next(iter(dense.values()))  # x, whose shape the output has
+        output = torch.empty(first.shape, dtype=torch.float32, device=self.device)
+        binding.bind_output(self.session.get_outputs()[0].name, *where, np.float32, tuple(output.shape), output.data_ptr())
+        self.session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return output
