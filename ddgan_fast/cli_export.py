@@ -59,7 +59,8 @@ class Export:
             print(line)
         size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
         then = "README.md in it says how to serve it" if self.format == "triton-repo" else "draw with: ddgan sample --model "
-        then += "" if self.format == "triton-repo" else f"{self.model} --engine-file {self.out} --num-images 64"
+        most = f" --batch-size {max(manifest['batches'])}" if manifest["format"] in ("tensorrt", "torch-tensorrt") else ""
+        then += "" if self.format == "triton-repo" else f"{self.model} --engine-file {self.out} --num-images 64{most}"
         print(f"{self.out}: {self.format} of {self.target}, {self.precision}, {size / 1e6:.1f} MB; {then}")
 
 

@@ -126,10 +126,8 @@ class DDGANPipeline:
 
     def _from_file(self, folder, engine, precision):
         """(Sampler of an engine in a folder, its precision)."""
-        network, engine, manifest = open_engine(folder, engine, self.generator, self.config, self.schedule)
-        if precision not in (None, manifest["precision"]):
-            raise InputError(f"{folder}: exported in {manifest['precision']}, not {precision}; leave the precision out, or export again")
-        kind = engines.sampler_of(engine, manifest["target"], self.device)
+        network, manifest = open_engine(folder, engine, precision, self.generator, self.config, self.schedule)
+        kind = engines.sampler_of(manifest["format"], manifest["target"], self.device)
         return kind(network, self.schedule, torch.float32, torch.contiguous_format), manifest["precision"]
 
     @property

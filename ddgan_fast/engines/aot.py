@@ -85,4 +85,4 @@ def refuses(facts_there, device):
 
 
 def _comparable(key, value):
-    return value.split(".")[:2] if key == "torch" and value else value
+    return str(value).split(".")[:2] if key == "torch" else value

@@ -8,7 +8,7 @@ import torch
 from ddgan_fast import __version__
 from ddgan_fast.checkpoint.model import fingerprint
 from ddgan_fast.engines import aot, tensorrt, torch_tensorrt, triton_repo
-from ddgan_fast.engines.export import make_graph, write_onnx
+from ddgan_fast.engines.export import MOST_IMAGES, make_graph, write_onnx
 from ddgan_fast.engines.manifest import FILES, REPOSITORY, check_target, write_engine
 from ddgan_fast.engines.opening import default_engine, start
 from ddgan_fast.engines.verify import verify
@@ -47,9 +47,15 @@ def build_engine(
         raise InputError(f"format {kind!r}: there are {', '.join(FORMATS)}")
     batches = batches or DEFAULT_BATCHES[kind in WITH_PROFILES]
     holds = kind if kind != REPOSITORY else "tensorrt" if plan else "onnx"
-    if (capability or timing_cache) and holds != "tensorrt":
-        raise InputError(f"a compute capability and a timing cache belong to a TensorRT plan, and this is {kind} of {holds}")
+    if (capability or timing_cache) and kind != "tensorrt":
+        raise InputError(f"a compute capability and a timing cache belong to format tensorrt, and this is {kind}")
+    if plan and kind != REPOSITORY:
+        raise InputError(f"a plan in place of ONNX belongs to format {REPOSITORY}, and this is {kind}")
+    if max(batches) > MOST_IMAGES:
+        raise InputError(f"a batch of {max(batches)}: a graph takes up to {MOST_IMAGES}")
     check_target(out)
+    if holds == "tensorrt":  # before minutes of work
+        tensorrt.target_of(capability, tensorrt.LIBRARIES[:1] if plan else tensorrt.LIBRARIES)  # Triton runs plans of full TensorRT alone
     graph = make_graph(generator, schedule, target, precision, batch_first=kind == REPOSITORY)
     facts = {
         "format": kind, "target": target, "precision": precision, "name": config.name, "model": fingerprint(generator, config),
@@ -72,15 +78,17 @@ def build_engine(
 
 def write_file(kind, graph, path, batches, capability, timing_cache):
     """Write the file of a format; what the manifest says of what it was built with."""
+    weight = next(graph.module.parameters())
     if kind == "pt2":
         aot.write_pt2(graph, path)
-        return aot.facts(next(graph.module.parameters()).device)
+        return aot.facts(weight.device)
     if kind == "torch-tensorrt":
         torch_tensorrt.write(graph, batches, path)
-        return {}
+        return torch_tensorrt.facts(weight.device)
     onnx = path.with_name(FILES["onnx"])
     write_onnx(graph, onnx)
-    return {} if kind == "onnx" else tensorrt.build_plan(onnx, path, batches, capability, timing_cache)
+    with torch.cuda.device_of(weight):  # TensorRT builds for the current device
+        return {} if kind == "onnx" else tensorrt.build_plan(onnx, path, batches, capability, timing_cache)
 
 
 def verified(path, kind, graph, generator, schedule, batches, built):

@@ -6,8 +6,10 @@ is inside: of convolutions, products and activations, while norms, softmax, mapp
 numbers.
 """
 
+import importlib
 import logging
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +40,11 @@ class Port:
     """Whole numbers, and "batch" where the size is free."""
     meaning: str
     """What it holds, with its range."""
+
+    @property
+    def batch_axis(self):
+        """The dimension of the batch."""
+        return self.shape.index(BATCH)
 
     def example(self, batch, steps, device="cpu"):
         """A random tensor for a batch of this size."""
@@ -93,7 +100,7 @@ class Graph:
     @property
     def batch_axes(self):
         """{name of an input: the axis of its batch}."""
-        return {port.name: port.shape.index(BATCH) for port in self.inputs}
+        return {port.name: port.batch_axis for port in self.inputs}
 
     def examples(self, batch, device="cpu"):
         """{name: random tensor} for the inputs."""
@@ -170,25 +177,21 @@ def write_onnx(graph, path):
 
 def require(module, extra):
     """The module of that name. Raises MissingError with the pip line of the extra that brings it."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingError(f'{module} cannot be imported ({error}): pip install "ddgan_fast[{extra}]"') from error
 
 
-class quiet:
+@contextmanager
+def quiet():
     """Inside the block torch's exporters say nothing that a user could not act on."""
-
-    def __enter__(self):
-        self.caught = warnings.catch_warnings()
-        self.caught.__enter__()
-        warnings.simplefilter("ignore")
-        self.logger = logging.getLogger("torch.onnx")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *details):
-        self.logger.setLevel(self.level)
-        self.caught.__exit__(*details)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -52,7 +52,7 @@ def read_engine(folder):
     kind, hashes = manifest.get("format"), manifest.get("sha256")
     if kind == REPOSITORY:
         raise CheckpointError(f"{folder}: a model repository for NVIDIA Triton Inference Server; its README.md says how to serve it")
-    if kind not in FILES or not isinstance(hashes, dict):
+    if not isinstance(kind, str) or kind not in FILES or not isinstance(hashes, dict):
         raise CheckpointError(f"{folder / MANIFEST}: format {kind!r}; an engine of ddgan export has {', '.join(FILES)}")
     path = folder / FILES[kind]
     try:

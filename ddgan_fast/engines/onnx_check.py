@@ -19,24 +19,32 @@ def check_onnx(path):
     onnx = require("onnx", "onnx")
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf raises several kinds
-        raise CheckpointError(f"{path}: cannot be read as ONNX: {error}") from error
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    outside = [tensor.name for tensor in tensors.values() if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    foreign = sorted(
-        {f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph.node if node.domain or node.op_type not in OPERATIONS}
-    )
-    if outside:
-        raise CheckpointError(f"{path}: {outside[0]} lies outside the file; an export of ours is one file, and other files are not opened")
-    if foreign or model.functions:
-        raise CheckpointError(f"{path}: has operations that no export of ours has: {', '.join(foreign) or 'functions of its own'}")
+        _check_contents(onnx, path, model)
+        onnx.checker.check_model(str(path), full_check=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # protobuf, onnx and its shape inference raise several kinds
+        raise CheckpointError(f"{path}: refused by onnx.checker: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+
+
+def _check_contents(onnx, path, model):
+    if outside := [tensor.name for tensor in _tensors(model.graph) if tensor.data_location == onnx.TensorProto.EXTERNAL]:
+        raise CheckpointError(f"{path}: {outside[0]} lies outside the file; an export of ours is one file, and others are not opened")
+    foreign = {node.op_type for node in model.graph.node if node.domain or node.op_type not in OPERATIONS}
+    if foreign or model.functions or model.graph.sparse_initializer:
+        text = ", ".join(sorted(foreign)) or "functions or sparse weights"
+        raise CheckpointError(f"{path}: has operations that no export of ours has: {text}")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "ConstantOfShape":
-            shape = tensors.get(node.input[0])
-            if shape is None or math.prod(onnx.numpy_helper.to_array(shape).tolist()) > MOST_CONSTANTS:
+            shape = constants.get(node.input[0])
+            if shape is None or math.prod(onnx.numpy_helper.to_array(shape).flat) > MOST_CONSTANTS:
                 text = f"ConstantOfShape {node.name!r} makes a tensor whose size is not known or above {MOST_CONSTANTS:,} elements"
                 raise CheckpointError(f"{path}: {text}")
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # of onnx, of its shape inference, or ValueError
-        raise CheckpointError(f"{path}: refused by onnx.checker: {str(error).strip().splitlines()[0]}") from error
+
+
+def _tensors(graph):
+    """The weights of a graph, and those in attributes of its nodes."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)

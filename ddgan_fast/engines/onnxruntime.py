@@ -8,6 +8,7 @@ from ddgan_fast.engines.onnx_check import check_onnx
 from ddgan_fast.errors import CheckpointError, MissingError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+DTYPES = {True: torch.float32, False: torch.int64}  # of an input, by whether it holds floats
 
 
 class Session:
@@ -26,9 +27,14 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        settings = {} if device.type == "cpu" else {"device_id": str(device.index or 0)}
+        providers = [(name, {})]
+        if device.type == "cuda":  # what TensorRT leaves goes to CUDA, and nothing to the CPU in silence
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            where = {"device_id": str(device.index or 0)}
+            providers = [(name, where)] if provider else []
+            providers.append((PROVIDERS["cuda"], where | {"use_tf32": "0"}))
         try:
-            self.session = runtime.InferenceSession(str(path), options, providers=[(name, settings)])
+            self.session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # its errors share no base class
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(f"{path}: ONNX Runtime's {name} refuses it: {reason}") from error
@@ -40,11 +46,11 @@ class Session:
     def run(self, inputs):
         """{name: tensor} -> the output, float32 on the device."""
         binding, where = self.session.io_binding(), (self.device.type, self.device.index or 0)
-        dense = {name: value.to(self.device).contiguous() for name, value in inputs.items()}
+        dense = {name: value.to(self.device, DTYPES[value.is_floating_point()]).contiguous() for name, value in inputs.items()}
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime has a stream of its own
         for name, value in dense.items():
-            kind = np.int64 if value.dtype == torch.int64 else np.float32
+            kind = np.float32 if value.is_floating_point() else np.int64
             binding.bind_input(name, *where, kind, tuple(value.shape), value.data_ptr())
         first = next(iter(dense.values()))  # x, whose shape the output has
         output = torch.empty(first.shape, dtype=torch.float32, device=self.device)

@@ -54,9 +54,7 @@ def build_plan(onnx_path, plan_path, batches, capability=None, timing_cache=None
     timing_cache: a file of earlier timings, read where it fits this library and GPU, and written.
     Raises MissingError without a library or GPU, InputError for another capability, CheckpointError with TensorRT's words where it refuses.
     """
-    onnx_path, ranges = Path(onnx_path), profiles(batches)
-    trt = library((RTX,) if capability else LIBRARIES)
-    built_for = _built_for(trt, capability)
+    onnx_path, ranges, (trt, built_for) = Path(onnx_path), profiles(batches), target_of(capability)
     logger = _logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network()
@@ -115,7 +113,7 @@ def refuses(facts, device):
 
 
 class Plan:
-    """A plan on its GPU: an execution context for each profile, and one block of torch's memory that they share. One `run` at a time.
+    """A plan on its GPU: an execution context for each batch size, and one block of torch's memory that they share. One `run` at a time.
 
     `run` waits for nothing and allocates with torch, so that it can be captured in a CUDA graph after a first call of the same batch size;
     the graph reads the plan's weights and memory: keep the Plan as long as the graph.
@@ -139,11 +137,8 @@ class Plan:
             expected = {tensor["name"]: tensor for tensor in facts["tensors"]}
             if _engine_tensors(self.engine) != expected or self.engine.num_optimization_profiles != len(self.profiles):
                 raise CheckpointError(f"{path}: has other inputs, outputs or profiles than its manifest says; export it again")
-            size = self.engine.device_memory_size_v2
-            self.memory = torch.empty(max(size, 1), dtype=torch.uint8, device=self.device)
-            self.contexts = [self._context(trt, index, size) for index in range(len(self.profiles))]
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)  # the profiles are chosen by work on the stream
+            self.memory = torch.empty(max(self.engine.device_memory_size_v2, 1), dtype=torch.uint8, device=self.device)
+        self.trt, self.contexts = trt, {}  # of each batch size, because a captured graph wants a context that nothing else uses
 
     def run(self, inputs):
         """{name: tensor} of the graph's inputs, each of its port's dtype and shape -> float32 [B, ...] on the device.
@@ -151,12 +146,13 @@ class Plan:
         The work is on torch's current stream.  Raises InputError for other names, dtypes or shapes, and for a batch above the largest.
         """
         batch = self._batch(inputs)
-        index = next(at for at, (_, _, most) in enumerate(self.profiles) if batch <= most)
-        context = self.contexts[index]
         output = torch.empty(_sized(self.output["shape"], batch), dtype=torch.float32, device=self.device)
         # freed on return, while TensorRT may still read them: what torch puts there next is later on the same stream
         dense = {name: _aligned(tensor.to(self.device).contiguous()) for name, tensor in inputs.items()}
         with self._current_device():
+            if batch not in self.contexts:
+                self.contexts[batch] = self._context(next(at for at, (_, _, most) in enumerate(self.profiles) if batch <= most))
+            context = self.contexts[batch]
             given = [context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in dense.items()]
             given += [context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in dense.items()]
             given += [context.set_tensor_address(self.output["name"], output.data_ptr())]
@@ -182,15 +178,15 @@ class Plan:
             raise InputError(f"{self.path}: a batch of {batch}, and it was built for 1 to {most}: {remedy}")
         return batch
 
-    def _context(self, trt, profile, size):
-        config = self.engine.create_runtime_config()
+    def _context(self, profile):
+        config, trt = self.engine.create_runtime_config(), self.trt
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if trt.__name__ == RTX:  # by default it runs slower kernels at first, and a captured graph would keep them
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         context = self.engine.create_execution_context(config)
         if context is None or not context.set_optimization_profile_async(profile, self._stream()):
             raise DDGANError(f"{self.path}: {self.name} cannot prepare profile {profile}: {_words(self.logger.lines)}")
-        context.set_device_memory(self.memory.data_ptr(), size)
+        context.set_device_memory(self.memory.data_ptr(), self.engine.device_memory_size_v2)
         return context
 
     def _stream(self):
@@ -200,8 +196,12 @@ class Plan:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
 
-def _built_for(trt, capability):
-    """{library, version, capability, gpu} of a build; gpu is None for TensorRT-RTX, whose plans run on each GPU of the capability."""
+def target_of(capability, names=LIBRARIES):
+    """(the library that builds, {library, version, capability, gpu} of what it builds).
+
+    capability: see `build_plan`.  gpu is None for TensorRT-RTX, whose plans run on each GPU of the capability.  Raises as `build_plan`.
+    """
+    trt = library((RTX,) if capability else names)
     name = f"{trt.__name__} {trt.__version__}"
     if capability is None and not torch.cuda.is_available():
         raise MissingError(f"{name} builds for this machine's GPU, and torch finds none; TensorRT-RTX takes --compute-capability, as 8.9")
@@ -210,7 +210,7 @@ def _built_for(trt, capability):
         here["gpu"], known = None, [member[2:] for member in trt.ComputeCapability.__members__ if member.startswith("SM")]
         if here["capability"] not in (dotted := [f"{digits[:-1]}.{digits[-1]}" for digits in known]):
             raise InputError(f"compute capability {here['capability']!r}: {name} builds for {', '.join(dotted)}")
-    return {"library": trt.__name__, "version": trt.__version__} | here
+    return trt, {"library": trt.__name__, "version": trt.__version__} | here
 
 
 def _gpu_here(device=None):
@@ -292,8 +292,8 @@ def _logger(trt):
 
 
 def _refused(path, what, lines):
-    compare = f"to compare it layer by layer with ONNX Runtime: polygraphy run {path.name} --trt --onnxrt"
-    return CheckpointError(f"{path}: TensorRT {what}: {_words(lines)}\n{compare}")
+    compare = f"layer by layer: ddgan export --format onnx, then polygraphy run {path.name} --onnxrt --trt"
+    return CheckpointError(f"{path.name}: TensorRT {what}: {_words(lines)}\n{compare}")
 
 
 def _words(lines):

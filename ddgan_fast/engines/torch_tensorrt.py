@@ -73,6 +73,20 @@ class Module:
             return self.module(**{name: tensor.to(self.device).contiguous() for name, tensor in inputs.items()})
 
 
+def facts(device):
+    """What a file written here for a torch.device is bound to, for its manifest."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"torch": torch.__version__, "torch-tensorrt": require("torch_tensorrt", "torch-tensorrt").__version__, "gpu": gpu}
+
+
+def refuses(facts_there, device):
+    """Why a file with these `facts` cannot run on a torch.device here; None where it can."""
+    for name, here in facts(device).items():
+        if facts_there.get(name) != here:
+            return f"it was compiled for {name} {facts_there.get(name)}, and here is {here}: export it again on this machine"
+    return None
+
+
 def _library(device):
     if device.type != "cuda":
         raise MissingError(f"torch-tensorrt compiles for and runs on a CUDA device, and this is {device.type}: take --device cuda")

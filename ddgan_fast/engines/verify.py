@@ -9,6 +9,7 @@ from ddgan_fast.engines.export import Unrolled, make_graph
 from ddgan_fast.engines.networks import SamplerNetwork, StepNetwork
 from ddgan_fast.errors import CheckpointError
 from ddgan_fast.noise import POSTERIOR, as_seeds, normal
+from ddgan_fast.precision import convolutions
 
 ODD_SIZES = 1, 2, 3, 5
 IMAGES = 16
@@ -20,6 +21,7 @@ MOST_PSNR = 200.0  # dB, of equal images: JSON has no infinity
 
 
 @torch.no_grad()
+@convolutions(allow_tf32=False, benchmark=False)
 def verify(run, graph, generator, schedule, batches):
     """Compare an engine with the plain network; the report, a JSON object.
 
@@ -68,7 +70,10 @@ def judge(got, want, precision, what):
     least = LEAST_PSNR.get(precision)
     if not (error <= LARGEST_ERROR if least is None else psnr >= least):
         limit = f"at most {LARGEST_ERROR:.0e}" if least is None else f"at least {least} dB"
-        raise CheckpointError(f"parity failed on {what}: largest error {error:.1e}, PSNR {psnr:.1f} dB; {precision} asks for {limit}")
+        text = f"parity failed on {what}: largest error {error:.1e}, PSNR {psnr:.1f} dB; {precision} asks for {limit}"
+        raise CheckpointError(
+            f"{text}\nlayer by layer: ddgan export --format onnx --no-verify, then polygraphy run model.onnx --onnxrt --trt"
+        )
     return {"max_error": float(f"{error:.2e}"), "psnr": round(psnr, 1)}
 
 

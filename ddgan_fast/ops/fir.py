@@ -44,7 +44,9 @@ def taps(x):
 
 def reference_up2(x):
     """fir_up2 in plain torch."""
-    return F.conv_transpose2d(x, 4 * taps(x), stride=2, padding=1, groups=x.shape[1])
+    # in an exported program of bfloat16 this alone is float32: TensorRT-RTX has no transposed convolution in bfloat16
+    wide = x.float() if x.dtype == torch.bfloat16 and torch.compiler.is_exporting() else x
+    return F.conv_transpose2d(wide, 4 * taps(wide), stride=2, padding=1, groups=x.shape[1]).to(x.dtype)
 
 
 def reference_down2(x):

@@ -72,11 +72,11 @@ def build(engine, generator, schedule, precision=None):
     return (GraphSampler if engine == "graph" else Sampler)(form, schedule, dtype, torch.channels_last, allow_tf32)
 
 
-def sampler_of(engine, target, device):
-    """The kind of Sampler for an engine of ddgan export: TensorRT's evaluations and the posterior steps between go into one CUDA graph."""
+def sampler_of(file_format, target, device):
+    """The kind of Sampler for a file of ddgan export: a plan's evaluations and the posterior steps between go into one CUDA graph."""
     if target == "sampler":
         return WholeSampler
-    return GraphSampler if engine == "tensorrt" and device.type == "cuda" else Sampler
+    return GraphSampler if file_format == "tensorrt" and device.type == "cuda" else Sampler
 
 
 def _compiled(unet):

@@ -80,7 +80,8 @@ class WholeSampler(Sampler):
         if noise is None:
             shape = self.network.config.sample_shape
             noise = torch.stack([philox_normal(seeds, POSTERIOR, t, shape) for t in range(self.schedule.steps)])
-        samples = self.network(self.placed(x), self.latents(z), noise.to(self.device, self.dtype))
+        with self.convolutions():
+            samples = self.network(self.placed(x), self.latents(z), noise.to(self.device, self.dtype))
         return to_uint8(samples) if as_uint8 else samples
 
 

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 __version__ = "11.4.0.106"
-RANGES = [(1, 1, 1), (2, 2, 2), (3, 5, 5)]  # of the batch sizes in each profile
+RANGES = [[1, 1, 1], [2, 2, 2], [3, 5, 5]]  # of the batch sizes in each profile
 MEMORY = 4096
 used = []  # (profile, batch) of each execution
 

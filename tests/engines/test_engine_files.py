@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,10 +14,15 @@ for needed in ("onnx", "onnxruntime", "onnxscript"):
 
 from ddgan_fast import DDGANPipeline
 from ddgan_fast.cli import main
-from ddgan_fast.engines import building, verify
+from ddgan_fast.engines import aot, building, opening, tensorrt, torch_tensorrt, verify
 from ddgan_fast.engines.manifest import read_engine
 from ddgan_fast.environment import collect
 from ddgan_fast.errors import CheckpointError, InputError, MissingError
+from ddgan_fast.sampling.engine import sampler_of
+from ddgan_fast.sampling.generate import Sampler, WholeSampler
+from ddgan_fast.sampling.graph import GraphSampler
+
+IMAGES, SPEED = {"count": 0, "max_error": 0.0, "psnr": 200.0, "levels": 0.0}, {"batch": 1, "plain_ms": 1.0, "engine_ms": 1.0}
 
 
 def draw(model, **engine):
@@ -121,6 +127,7 @@ def test_a_file_that_was_changed(copied, model):
         ({"format": "exe"}, "format 'exe'; an engine of ddgan export has onnx"),
         ({"format": "triton-repo"}, "a model repository for NVIDIA Triton"),
         ({"format": "tensorrt"}, "model.plan: cannot be read"),
+        ({"format": []}, r"format \[\]"),
         ({"sha256": {}}, "not the file that ddgan export wrote"),
         ({"sha256": "x"}, "format 'onnx'"),
         ({"target": "loop"}, "target 'loop'"),
@@ -149,6 +156,52 @@ def test_another_models_engine(engine, tmp_path):
         other.compile(engine_file=engine("step"))
 
 
+@pytest.mark.parametrize(("kind", "file"), [("tensorrt", "model.plan"), ("pt2", "model.pt2"), ("torch-tensorrt", "model.pt2")])
+@pytest.mark.parametrize("built", [{}, [], {"torch": 5, "library": "x", "profiles": 3}], ids=str)
+def test_code_that_was_not_built_here_is_not_loaded(copied, model, monkeypatch, kind, file, built):
+    (copied / "model.onnx").rename(copied / file)
+    path = copied / "manifest.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"format": kind, "built": built, "sha256": {file: found["sha256"]["model.onnx"]}}))
+    monkeypatch.setattr(opening, "refuses", lambda engine, device: None)
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", types.SimpleNamespace(__version__="2.13.0"))
+    for module, runner in ((tensorrt, "Plan"), (aot, "Package"), (torch_tensorrt, "Module")):
+        monkeypatch.setattr(module, runner, lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(CheckpointError, match=f"{file}: not loaded: "):
+        draw(model, engine_file=copied)(num_images=1)
+
+
+def test_a_plan_is_captured_in_a_graph_and_an_onnx_file_is_not():
+    cuda = torch.device("cuda")
+    assert sampler_of("tensorrt", "step", cuda) is GraphSampler
+    assert sampler_of("onnx", "step", cuda) is sampler_of("tensorrt", "step", torch.device("cpu")) is Sampler
+    assert sampler_of("tensorrt", "sampler", cuda) is WholeSampler
+
+
+@pytest.mark.parametrize("kind", ["pt2", "triton-repo"])
+def test_other_formats_go_the_same_way(model, engine, tmp_path, capsys, monkeypatch, no_export, kind):
+    if kind == "pt2":  # a package that is the graph itself: compiling one takes minutes
+        graphs = []
+        monkeypatch.setattr(aot, "write_pt2", lambda graph, path: (graphs.append(graph), path.write_bytes(b"code")))
+        monkeypatch.setattr(aot, "Package", lambda path, device: types.SimpleNamespace(run=lambda inputs: graphs[0].module(**inputs)))
+    else:
+        monkeypatch.setattr(building, "verify", lambda *_: {"random_inputs": {}, "images": IMAGES, "speed": SPEED})
+    out = tmp_path / "out"
+    assert main(["export", "--model", str(model), "--format", kind, "--out", str(out)]) == 0
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert files == {"manifest.json", *manifest["sha256"]}
+    words = ["sample", "--model", str(model), "--engine-file", str(out), "--num-images", "4", "--format", "npz", "--out"]
+    code = main([*words, str(tmp_path / "a.npz")])
+    if kind == "pt2":
+        assert code == 0 and files == {"manifest.json", "model.pt2"} and manifest["built"]["torch"] == torch.__version__
+        images = np.load(tmp_path / "a.npz")["images"].astype(int)
+        assert np.abs(images - draw(model)(num_images=4).astype(int)).max() <= 1
+    else:
+        assert code == 4 and "models/tiny/1/model.onnx" in files and "model.onnx" not in files
+        assert "its README.md says how to serve it" in capsys.readouterr().err
+
+
 def test_words_that_do_not_fit(engine, model, tmp_path):
     pipe = DDGANPipeline.from_pretrained(model)
     with pytest.raises(InputError, match="engine 'graph' does not run model.onnx: take auto, onnx, openvino, tensorrt"):
@@ -157,13 +210,16 @@ def test_words_that_do_not_fit(engine, model, tmp_path):
         pipe.compile(precision="bf16", engine_file=engine("step"))
     with pytest.raises(InputError, match="engine 'onnx' runs a file: ddgan export writes one"):
         pipe.compile("onnx")
+    with pytest.raises(InputError, match="weights are torch.bfloat16 by now"):
+        DDGANPipeline.from_pretrained(model).to(torch.bfloat16).compile(engine_file=engine("step"))
     with pytest.raises(MissingError, match="onnxruntime has no TensorrtExecutionProvider"):
         pipe.compile("tensorrt", engine_file=engine("step"))
 
 
 @pytest.mark.parametrize(("words", "code", "text"), [
     (["--batch", "1,x"], 2, "--batch 1,x: give whole numbers"), (["--batch", "0"], 2, "--batch 0"),
-    (["--compute-capability", "8.9"], 2, "a compute capability and a timing cache belong to a TensorRT plan"), (["--device", "tpu"], 2, "device 'tpu'"),
+    (["--compute-capability", "8.9"], 2, "a compute capability and a timing cache belong to format tensorrt"), (["--device", "tpu"], 2, "device 'tpu'"), (["--batch", "5000"], 2, "a batch of 5000: a graph takes up to 4096"),
+    (["--plan"], 2, "a plan in place of ONNX belongs to format triton-repo"),
 ])  # fmt: skip
 def test_wrong_flags_of_export(model, tmp_path, capsys, words, code, text):
     assert main(["export", "--model", str(model), "--format", "onnx", "--out", str(tmp_path / "e"), *words]) == code

@@ -14,7 +14,11 @@ from ddgan_fast.errors import CheckpointError, DDGANError
 def save(path, nodes, tensors=(), outputs="y"):
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        nodes, "g", [value("x", onnx.TensorProto.FLOAT, ["batch", 4])], [value(outputs, onnx.TensorProto.FLOAT, ["batch", 4])], list(tensors)
+        nodes,
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["batch", 4])],
+        [value(outputs, onnx.TensorProto.FLOAT, ["batch", 4])],
+        list(tensors),
     )
     path.write_bytes(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10).SerializeToString())
     return path
@@ -30,6 +34,26 @@ def test_weights_outside_the_file(tmp_path):
     tensor.ClearField("raw_data")
     path = save(tmp_path / "m.onnx", [onnx.helper.make_node("Add", ["x", "w"], ["y"])], [tensor])
     with pytest.raises(CheckpointError, match="w lies outside the file"):
+        check_onnx(path)
+
+
+def test_a_constant_outside_the_file(tmp_path):
+    tensor = onnx.numpy_helper.from_array(np.ones(4, np.float32), "w")
+    onnx.external_data_helper.set_external_data(tensor, "secret.bin")
+    tensor.ClearField("raw_data")
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    nodes = [onnx.helper.make_node("Constant", [], ["c"], value=tensor), onnx.helper.make_node("Add", ["x", "c"], ["y"])]
+    with pytest.raises(CheckpointError, match="w lies outside the file"):
+        check_onnx(save(tmp_path / "m.onnx", nodes))
+
+
+@pytest.mark.parametrize("inputs", [[], ["scalar"], ["broken"]], ids=str)
+def test_a_constant_of_no_shape(tmp_path, inputs):
+    scalar = onnx.numpy_helper.from_array(np.array(4), "scalar")
+    broken = onnx.numpy_helper.from_array(np.array([4]), "broken")
+    broken.raw_data = b"abc"
+    path = save(tmp_path / "m.onnx", [onnx.helper.make_node("ConstantOfShape", inputs, ["y"])], [scalar, broken])
+    with pytest.raises(CheckpointError):
         check_onnx(path)
 
 

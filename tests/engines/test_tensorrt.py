@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +25,7 @@ _spec.loader.exec_module(fake)
 
 CPU, BATCHES = torch.device("cpu"), (1, 2, 5)
 needs_rtx = pytest.mark.skipif(not importlib.util.find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
-FACTS = {
-    "library": "tensorrt",
-    "version": fake.__version__,
-    "capability": "9.0",
-    "gpu": "NVIDIA H200",
-    "profiles": [[1, 1, 1], [2, 2, 2], [3, 5, 5]],
-}
+FACTS = {"library": "tensorrt", "version": fake.__version__, "capability": "9.0", "gpu": "NVIDIA H200", "profiles": fake.RANGES}
 
 
 def tensors_of(graph):
@@ -101,30 +96,26 @@ def test_views_whose_address_tensorrt_would_refuse_are_copied(plan):
     inputs = graph.examples(2)
     shifted = {name: torch.cat([tensor[:1], tensor])[1:] for name, tensor in inputs.items()}
     assert shifted["t"].data_ptr() % tensorrt.ALIGNMENT
-    given = shifted["t"].data_ptr()
-    assert torch.equal(loaded.run(shifted), loaded.run(inputs))
-    assert loaded.contexts[1].addresses["t"] != given
+    got = loaded.run(shifted)
+    assert loaded.contexts[2].addresses["t"] != shifted["t"].data_ptr()
+    assert torch.equal(got, loaded.run(inputs))
 
 
 def test_wrong_inputs_are_refused(plan):
     loaded, graph = plan("step")
     inputs = graph.examples(2)
-    with pytest.raises(
-        InputError, match=r"a batch of 6, and it was built for 1 to 5: take --batch-size 5, or export with a larger --batch"
-    ):
-        loaded.run(graph.examples(6))
-    with pytest.raises(InputError, match=r"a batch of 0, and"):
-        loaded.run(graph.examples(0))
-    with pytest.raises(InputError, match=r"input t is torch.int32 \[2\]; right would be int64 \[-1\]"):
-        loaded.run(inputs | {"t": inputs["t"].int()})
-    with pytest.raises(InputError, match=r"input x_t is torch.float16"):
-        loaded.run(inputs | {"x_t": inputs["x_t"].half()})
-    with pytest.raises(InputError, match=r"input z is torch.float32 \[3, 4\]"):
-        loaded.run(inputs | {"z": torch.zeros(3, 4)})
-    with pytest.raises(InputError, match=r"input x_t is torch.float32 \[\]"):
-        loaded.run(inputs | {"x_t": torch.tensor(0.0)})
-    with pytest.raises(InputError, match="given x_t, t; its inputs are x_t, t, z"):
-        loaded.run({name: inputs[name] for name in ("x_t", "t")})
+    refused = [
+        (graph.examples(6), "a batch of 6, and it was built for 1 to 5: take --batch-size 5, or export with a larger --batch"),
+        (graph.examples(0), "a batch of 0, and it was built for 1 to 5"),
+        (inputs | {"t": inputs["t"].int()}, "input t is torch.int32 [2]; right would be int64 [-1]"),
+        (inputs | {"x_t": inputs["x_t"].half()}, "input x_t is torch.float16"),
+        (inputs | {"z": torch.zeros(3, 4)}, "input z is torch.float32 [3, 4]"),
+        (inputs | {"x_t": torch.tensor(0.0)}, "input x_t is torch.float32 []"),
+        ({name: inputs[name] for name in ("x_t", "t")}, "given x_t, t; its inputs are x_t, t, z"),
+    ]
+    for given, words in refused:
+        with pytest.raises(InputError, match=re.escape(words)):
+            loaded.run(given)
 
 
 def test_a_failed_run_says_so(plan, monkeypatch):
@@ -246,7 +237,7 @@ def test_each_name_of_the_api_is_in_the_real_bindings(bindings):
 @needs_rtx
 def test_a_file_that_is_no_onnx(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"not an ONNX file")
-    with pytest.raises(CheckpointError, match=r"(?s)model.onnx: TensorRT cannot parse it: .*polygraphy run model.onnx --trt --onnxrt"):
+    with pytest.raises(CheckpointError, match=r"(?s)model.onnx: TensorRT cannot parse it: .*polygraphy run model.onnx --onnxrt --trt"):
         build_plan(tmp_path / "model.onnx", tmp_path / "model.plan", BATCHES, "8.9")
     assert not (tmp_path / "model.plan").exists()
 
@@ -273,7 +264,7 @@ def check_build(graph, path, folder, capability, **options):
     assert json.loads(json.dumps(facts)) == facts
     assert (facts["library"], facts["capability"], facts["gpu"]) == ("tensorrt_rtx", capability, None)
     assert facts["tensors"] == tensors_of(graph)
-    assert facts["profiles"] == FACTS["profiles"]
+    assert facts["profiles"] == fake.RANGES
     assert facts["layers"] > 100
     assert facts["engine_bytes"] == (folder / "model.plan").stat().st_size > 100_000
     assert "trtexec --onnx" in facts["notes"][0]
