@@ -89,7 +89,7 @@ def write_folder(path, write):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         write(temporary)
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             sync(file)
         sync(temporary)
         if path.exists():

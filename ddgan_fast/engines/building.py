@@ -10,6 +10,7 @@ from ddgan_fast.checkpoint.model import fingerprint
 from ddgan_fast.engines import aot, tensorrt, torch_tensorrt, triton_repo
 from ddgan_fast.engines.export import MOST_IMAGES, make_graph, write_onnx
 from ddgan_fast.engines.manifest import FILES, REPOSITORY, check_target, write_engine
+from ddgan_fast.engines.onnx_check import check_precision
 from ddgan_fast.engines.opening import default_engine, start
 from ddgan_fast.engines.verify import verify
 from ddgan_fast.errors import InputError, MissingError
@@ -87,6 +88,7 @@ def write_file(kind, graph, path, batches, capability, timing_cache):
         return torch_tensorrt.facts(weight.device)
     onnx = path.with_name(FILES["onnx"])
     write_onnx(graph, onnx)
+    check_precision(onnx, graph.precision)
     with torch.cuda.device_of(weight):  # TensorRT builds for the current device
         return {} if kind == "onnx" else tensorrt.build_plan(onnx, path, batches, capability, timing_cache)
 

@@ -43,6 +43,25 @@ def _check_contents(onnx, path, model):
                 raise CheckpointError(f"{path}: {text}")
 
 
+def check_precision(path, precision):
+    """Raise CheckpointError unless convolutions of an export have the type of its precision, norms, softmax, inputs and outputs float32.
+
+    Upsampling in bfloat16 is float32, as ops.fir has it.
+    """
+    onnx = require("onnx", "onnx")
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    whole = onnx.TensorProto.FLOAT
+    inner = {"fp32": whole, "fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
+    wanted = {"Conv": inner, "ConvTranspose": whole if precision == "bf16" else inner, "GroupNormalization": whole, "Softmax": whole}
+    for node in graph.node:
+        if types[node.input[0]] != wanted.get(node.op_type, types[node.input[0]]):
+            raise CheckpointError(f"{path}: {node.op_type} {node.name!r} of an export in {precision} has another type than it should have")
+    if {types[value.name] for value in (*graph.input, *graph.output)} - {whole, onnx.TensorProto.INT64}:
+        raise CheckpointError(f"{path}: inputs and outputs of an export are float32, t int64")
+
+
 def _tensors(graph):
     """The weights of a graph, and those in attributes of its nodes."""
     yield from graph.initializer

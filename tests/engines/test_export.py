@@ -1,6 +1,5 @@
 """ONNX graphs of a generator: what is in them, and that runtimes draw the network's images from them."""
 
-import collections
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,10 @@ import onnx
 
 from ddgan_fast.engines import onnxruntime, openvino
 from ddgan_fast.engines.export import make_graph, write_onnx
-from ddgan_fast.engines.onnx_check import OPERATIONS, check_onnx
-from ddgan_fast.errors import InputError
+from ddgan_fast.engines.onnx_check import OPERATIONS, check_onnx, check_precision
+from ddgan_fast.errors import CheckpointError, InputError
 
 CPU = torch.device("cpu")
-HALVES = [pytest.param("fp16", onnx.TensorProto.FLOAT16), pytest.param("bf16", onnx.TensorProto.BFLOAT16, marks=pytest.mark.slow)]
-
-
-def types_of(model):
-    """{name of a value: its element type}."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    values = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input, *inferred.output)}
-    return values | {tensor.name: tensor.data_type for tensor in inferred.initializer}
 
 
 @pytest.mark.parametrize("target", ["step", "sampler"])
@@ -84,18 +75,35 @@ def test_steps_of_the_sampler_share_their_weights(engine):
     assert weights[1] < 1.2 * weights[0], sizes
 
 
-@pytest.mark.parametrize(("precision", "half"), HALVES)
-def test_half_precision_is_inside_and_norms_are_float32(engine, precision, half):
-    model = onnx.load(engine("step", precision) / "model.onnx")
-    types, seen = types_of(model), collections.Counter()
-    for node in model.graph.node:
-        kinds = {types[name] for name in node.input[:1]}
-        if node.op_type in ("Conv", "ConvTranspose", "GroupNormalization", "Softmax"):
-            is_half = node.op_type == "Conv" or (node.op_type == "ConvTranspose" and precision == "fp16")
-            assert kinds == {half if is_half else onnx.TensorProto.FLOAT}, node.name
-            seen[node.op_type] += 1
-    assert min(seen[name] for name in ("Conv", "ConvTranspose", "GroupNormalization", "Softmax")) > 0
-    assert {types[value.name] for value in (*model.graph.input, *model.graph.output)} == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_half_precision_is_inside_and_norms_are_float32(engine, precision):
+    path = engine("step", precision) / "model.onnx"
+    check_precision(path, precision)
+    operations = {node.op_type for node in onnx.load(path).graph.node}
+    assert operations >= {"Conv", "ConvTranspose", "GroupNormalization", "Softmax"}
+    with pytest.raises(CheckpointError, match="Conv .* of an export in fp32 has another type"):
+        check_precision(path, "fp32")
+
+
+def test_a_norm_in_half_precision_is_found(engine, tmp_path):
+    model = onnx.load(engine("step", "fp16") / "model.onnx")
+    norm = next(node for node in model.graph.node if node.op_type == "GroupNormalization")
+    cast = next(node for node in model.graph.node if norm.input[0] in node.output)
+    assert cast.op_type == "Cast"
+    for values in (norm.input, norm.output):
+        values[0] += "_half"
+    scales = [onnx.helper.make_node("Cast", [name], [f"{name}_half"], to=onnx.TensorProto.FLOAT16) for name in norm.input[1:]]
+    norm.input[1:] = [f"{name}_half" for name in norm.input[1:]]
+    narrow = onnx.helper.make_node("Cast", [cast.output[0]], [norm.input[0]], to=onnx.TensorProto.FLOAT16)
+    wide = onnx.helper.make_node("Cast", [norm.output[0]], [norm.output[0].removesuffix("_half")], to=onnx.TensorProto.FLOAT)
+    at = list(model.graph.node).index(norm)
+    nodes = [*list(model.graph.node)[:at], narrow, *scales, norm, wide, *list(model.graph.node)[at + 1 :]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match="GroupNormalization .* of an export in fp16 has another type"):
+        check_precision(tmp_path / "model.onnx", "fp16")
 
 
 def test_a_variant_of_the_network(make, tmp_path):
