@@ -116,3 +116,8 @@ def draw_start(seeds, model, steps):
     x = ops.philox_normal(seeds, philox.X_T, steps, model.sample_shape)
     z = torch.stack([ops.philox_normal(seeds, philox.Z, t, (model.latent_dim,)) for t in range(steps)]) if model.latent else None
     return x, z
+
+
+def draw_noise(seeds, model, steps):
+    """The noise of all posterior steps that seeds name, [T, B, ...] float32, as `denoise` takes it.  Arguments: see `draw_start`."""
+    return torch.stack([ops.philox_normal(seeds, philox.POSTERIOR, t, model.sample_shape) for t in range(steps)])

@@ -46,9 +46,13 @@ class Port:
         """The dimension of the batch."""
         return self.shape.index(BATCH)
 
+    def sized(self, batch):
+        """The shape of a batch of this size."""
+        return [batch if size == BATCH else size for size in self.shape]
+
     def example(self, batch, steps, device="cpu"):
         """A random tensor for a batch of this size."""
-        shape = [batch if size == BATCH else size for size in self.shape]
+        shape = self.sized(batch)
         if self.dtype == "int64":
             return torch.randint(steps, shape, device=device)
         return torch.randn(shape, device=device)

@@ -36,11 +36,8 @@ def specifications(graph, batches):
     usual, most = ordered[len(ordered) // 2], ordered[-1]
 
     def specification(port):
-        def shape(batch):
-            return [batch if size == BATCH else size for size in port.shape]
-
-        sizes = {"min_shape": shape(1), "opt_shape": shape(usual), "max_shape": shape(most)}
-        shared = {axis: BATCH for axis, size in enumerate(port.shape) if size == BATCH} if most > 1 else {}
+        sizes = {"min_shape": port.sized(1), "opt_shape": port.sized(usual), "max_shape": port.sized(most)}
+        shared = {port.batch_axis: BATCH} if most > 1 else {}
         return torch_tensorrt.Input(**sizes, shared_dims=shared, dtype=getattr(torch, port.dtype), name=port.name)
 
     return {port.name: specification(port) for port in graph.inputs}

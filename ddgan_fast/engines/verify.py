@@ -4,11 +4,11 @@ import time
 
 import torch
 
-from ddgan_fast.diffusion import draw_start
+from ddgan_fast.diffusion import draw_noise, draw_start
 from ddgan_fast.engines.export import Unrolled, make_graph
 from ddgan_fast.engines.networks import SamplerNetwork, StepNetwork
 from ddgan_fast.errors import CheckpointError
-from ddgan_fast.noise import POSTERIOR, as_seeds, normal
+from ddgan_fast.noise import as_seeds
 from ddgan_fast.precision import convolutions
 
 ODD_SIZES = 1, 2, 3, 5
@@ -47,7 +47,7 @@ def compare_images(run, graph, generator, schedule, most):
     model, steps, device = generator.config, schedule.steps, schedule.posterior.device
     seeds = as_seeds(range(IMAGES), device)
     x, z = draw_start(seeds, model, steps)
-    noise = torch.stack([normal(seeds, POSTERIOR, t, model.sample_shape) for t in range(steps)])
+    noise = draw_noise(seeds, model, steps)
     images, axes = {"x_T": x, "z": z, "noise": noise}, {"x_T": 0, "z": 1, "noise": 1}
     want = in_parts(Unrolled(generator, torch.float32, schedule), images, axes)
     if graph.target == "sampler":

@@ -5,10 +5,9 @@ import math
 
 import torch
 
-from ddgan_fast.diffusion import denoise, draw_start
+from ddgan_fast.diffusion import denoise, draw_noise, draw_start
 from ddgan_fast.errors import ResourceError
-from ddgan_fast.noise import POSTERIOR, as_seeds
-from ddgan_fast.ops import philox_normal
+from ddgan_fast.noise import as_seeds
 from ddgan_fast.pictures import to_uint8
 from ddgan_fast.precision import convolutions
 
@@ -78,8 +77,7 @@ class WholeSampler(Sampler):
     def run(self, x, z, noise=None, seeds=None, as_uint8=False):
         """As `Sampler.run`; the noise that seeds name is drawn before."""
         if noise is None:
-            shape = self.network.config.sample_shape
-            noise = torch.stack([philox_normal(seeds, POSTERIOR, t, shape) for t in range(self.schedule.steps)])
+            noise = draw_noise(seeds, self.network.config, self.schedule.steps)
         with self.convolutions():
             samples = self.network(self.placed(x), self.latents(z), noise.to(self.device, self.dtype))
         return to_uint8(samples) if as_uint8 else samples
