@@ -28,9 +28,11 @@ def write_pt2(graph, path):
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
         raise MissingError(f"AOTInductor needs a C++ compiler, and {compiler} is not there: apt-get install g++, or set CXX")
+    from torch._inductor.utils import fresh_cache  # heavy
+
     program = torch_program(graph)
     try:
-        with quiet():
+        with quiet(), fresh_cache():  # two exports at once would write the same files of the common one
             options = {"aot_inductor.metadata": port_texts(graph)}
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     except RuntimeError as error:
