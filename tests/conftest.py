@@ -68,3 +68,21 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="triton is not installed"))
             elif torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="of the interpreter; on a GPU tests/kernels and test_gpu.py run the kernels"))
+
+
+@pytest.fixture(scope="session")
+def make():
+    """make(preset, **changes of its config) -> DDGANPipeline with weights that let every input matter, the same one each time."""
+    from ddgan_fast import DDGANPipeline
+    from ddgan_fast.config import override, preset
+    from ddgan_fast.models import build_generator
+
+    def pipeline(name="tiny", **changes):
+        torch.manual_seed(0)
+        config = override(preset(name), changes)
+        generator = build_generator(config.model)
+        for parameter in generator.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+        return DDGANPipeline(generator, config)
+
+    return pipeline

@@ -22,8 +22,7 @@ from ddgan_fast.ops import backend
 from ddgan_fast.precision import PRECISIONS
 
 TARGETS = "step", "sampler"
-HALVES = "bf16", "fp16"
-EXPORTED_PRECISIONS = "fp32", *HALVES
+EXPORTED_PRECISIONS = "fp32", "bf16", "fp16"
 OPSETS = {"fp32": 21, "fp16": 21, "bf16": 22}  # the first in which group norm is one node, and in which convolutions have bfloat16
 MOST_IMAGES = 4096  # the largest batch of a graph
 BATCH = "batch"

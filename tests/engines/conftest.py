@@ -4,30 +4,36 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ddgan_fast import DDGANPipeline
-from ddgan_fast.config import override, preset
 from ddgan_fast.engines.building import build_engine
-from ddgan_fast.models import build_generator
-
-
-@pytest.fixture(scope="session")
-def make():
-    """make(preset, **changes of its config) -> DDGANPipeline."""
-
-    def pipeline(name="tiny", **changes):
-        torch.manual_seed(0)
-        config = override(preset(name), changes)
-        generator = build_generator(config.model)
-        for parameter in generator.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-        return DDGANPipeline(generator, config)
-
-    return pipeline
+from ddgan_fast.engines.export import make_graph
 
 
 @pytest.fixture(scope="session")
 def pipe(make):
     return make()
+
+
+@pytest.fixture(scope="session")
+def graphs(pipe):
+    """{target: Graph} of `pipe`."""
+    return {target: make_graph(pipe.generator, pipe.schedule, target) for target in ("step", "sampler")}
+
+
+@pytest.fixture(scope="session")
+def assert_runs():
+    """assert_runs(run, graph, batches): `run` gives what the graph gives, in whatever order and layout the inputs come."""
+
+    def check(run, graph, batches):
+        for batch in batches:
+            inputs = graph.examples(batch)
+            with torch.no_grad():
+                want = graph.module(**inputs)
+            shuffled = dict(reversed(inputs.items()))
+            got = run({name: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor for name, tensor in shuffled.items()})
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddgan_fast.config import preset
-from ddgan_fast.diffusion import Schedule
 from ddgan_fast.engines import torch_tensorrt
-from ddgan_fast.engines.export import make_graph
 from ddgan_fast.errors import CheckpointError, MissingError
-from ddgan_fast.models import build_generator
 from ddgan_fast.ops import backend
 
 CUDA = torch.device("cuda")
@@ -49,14 +45,6 @@ class Library:
 def library(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_tensorrt", stand_in := Library())
     return stand_in
-
-
-@pytest.fixture(scope="module")
-def graphs():
-    """{target: Graph} of preset tiny on the CPU."""
-    config = preset("tiny")
-    generator = build_generator(config.model).eval()
-    return {target: make_graph(generator, Schedule(config.diffusion.steps), target) for target in ("step", "sampler")}
 
 
 def on_cuda(graph):

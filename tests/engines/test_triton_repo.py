@@ -19,11 +19,9 @@ PLATFORMS = [("onnx", "onnxruntime", "model.onnx"), ("tensorrt", "tensorrt", "mo
 
 
 @pytest.fixture(scope="module")
-def graphs():
+def graphs(pipe):
     """{target: Graph} of preset tiny, as a server takes it."""
-    config = preset("tiny")
-    generator = build_generator(config.model).eval()
-    return {target: make_graph(generator, Schedule(config.diffusion.steps), target, batch_first=True) for target in ("step", "sampler")}
+    return {target: make_graph(pipe.generator, pipe.schedule, target, batch_first=True) for target in ("step", "sampler")}
 
 
 @pytest.fixture(scope="module")
