@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.models.layers import EPS, AdaGN, Attention, Features, PyramidDown, ResBlock, without_bias
+from ddgan_fast.models.layers import EPS, AdaGN, Attention, Features, PyramidDown, ResBlock, attend, without_bias
 from ddgan_fast.ops import adaptive_group_norm, conv3x3, extension, fir_up2, layout_of, pointwise_join, residual_join, winograd_weight
 from ddgan_fast.ops.fir import taps
 from ddgan_fast.ops.pointwise_join import pointwise
@@ -158,17 +158,9 @@ class FoldedAttention(nn.Module):
         x, stats = features
         keys = self.norm(x, stats=stats).flatten(2).transpose(1, 2).unsqueeze(1)  # [B, 1, HW, C]
         queries, values = self.projection(keys).chunk(2, dim=3)
-        h = _attention(queries, keys, values).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        h = attend(queries, keys, values).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
         h = h.contiguous(memory_format=layout_of(x))
         return Features(*residual_join(x, h, with_stats=True))
-
-
-def _attention(queries, keys, values):
-    """F.scaled_dot_product_attention; in an exported program two products and a softmax in float32, whatever the precision."""
-    if not torch.compiler.is_exporting():
-        return F.scaled_dot_product_attention(queries, keys, values)
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(2, 3)
-    return scores.float().softmax(dim=3).to(values.dtype) @ values
 
 
 class MergedPyramid(nn.Module):

@@ -145,6 +145,14 @@ class ResBlock(nn.Module):
         return Features(*residual_join(without_bias(self.shortcut, x), h, self.shortcut.bias, self.conv1.bias, with_stats=True))
 
 
+def attend(queries, keys, values):
+    """F.scaled_dot_product_attention of [B, 1, HW, C]; in an exported program two products and a softmax in float32."""
+    if not torch.compiler.is_exporting():
+        return F.scaled_dot_product_attention(queries, keys, values)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(2, 3)
+    return scores.float().softmax(dim=3).to(values.dtype) @ values
+
+
 class Attention(nn.Module):
     """Single-head self-attention over the pixels: out = (x + projection) / sqrt(2)."""
 
@@ -160,12 +168,7 @@ class Attention(nn.Module):
         layers = self.query, self.key, self.value
         weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
         heads = F.linear(tokens, weight, bias).unsqueeze(1).chunk(3, dim=3)  # the tokens are read once; fused kernels want a head dimension
-        h = (
-            self.projection(F.scaled_dot_product_attention(*heads).squeeze(1))
-            .transpose(1, 2)
-            .unflatten(2, x.shape[2:])
-            .contiguous(memory_format=layout_of(x))
-        )
+        h = self.projection(attend(*heads).squeeze(1)).transpose(1, 2).unflatten(2, x.shape[2:]).contiguous(memory_format=layout_of(x))
         return Features(*residual_join(x, h, with_stats=True))
 
 
