@@ -1,10 +1,22 @@
 """OpenVINO: the exported ONNX graph on a CPU."""
 
+import functools
+
 import torch
 
 from ddgan_fast.engines.export import require
 from ddgan_fast.engines.onnx_check import check_onnx
 from ddgan_fast.errors import CheckpointError, MissingError
+
+
+@functools.cache
+def _core():
+    """OpenVINO's Core, for good.
+
+    Each Core with a CPU plugin gives the thread another stack for signals, and puts the one before back when it goes. Of two that go in the
+    order in which they came, the second puts back the memory that the first had freed, and the next signal with a handler ends the process.
+    """
+    return require("openvino", "openvino").Core()
 
 
 class Session:
@@ -23,7 +35,7 @@ class Session:
         if precision == "fp32":
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         try:
-            self.request = runtime.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+            self.request = _core().compile_model(str(path), "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise CheckpointError(f"{path}: OpenVINO refuses it: {str(error).strip().splitlines()[0]}") from error
         self.name = f"openvino {runtime.__version__.partition('-')[0]}, CPU"

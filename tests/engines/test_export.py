@@ -1,5 +1,7 @@
 """ONNX graphs of a generator: what is in them, and that runtimes draw the network's images from them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,24 @@ def test_openvino_gives_what_the_network_gives(engine, pipe):
             inputs = plain.examples(batch)
             with torch.no_grad():
                 assert (session.run(inputs) - plain.module(**inputs)).abs().max() < 1e-4
+
+
+SIGNAL_AFTER = """
+import signal, sys, torch
+from ddgan_fast.engines.openvino import Session
+first, second = (Session(sys.argv[1], torch.device("cpu"), "fp32") for _ in range(2))
+first = None
+second = None
+signal.signal(signal.SIGUSR1, lambda *_: print("received"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_signals_arrive_after_openvino_sessions_went_in_the_order_in_which_they_came(engine):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    command = [sys.executable, "-c", SIGNAL_AFTER, engine("step") / "model.onnx"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "received\n"), ended.stderr
 
 
 @pytest.mark.parametrize("target", ["step", "sampler"])

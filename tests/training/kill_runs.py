@@ -10,12 +10,14 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CUDA does not survive a fork
 import torch
+from tqdm import tqdm
 
 from ddgan_fast.checkpoint.folder import newest_checkpoint, verify
 from ddgan_fast.config import override, preset
@@ -60,6 +62,7 @@ def fork(out, **changes):
         log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        tqdm.set_lock(threading.RLock())  # the default one is shared with the other children, one of which may have died with it
         run(out, **changes)
         code = 0
     except DDGANError as error:
