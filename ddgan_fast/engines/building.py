@@ -7,7 +7,7 @@ import torch
 
 from ddgan_fast import __version__
 from ddgan_fast.checkpoint.model import fingerprint
-from ddgan_fast.engines import aot, tensorrt, torch_tensorrt, triton_repo
+from ddgan_fast.engines import aot, tensorrt, tensorrt_build, torch_tensorrt, triton_repo
 from ddgan_fast.engines.export import MOST_IMAGES, make_graph, write_onnx
 from ddgan_fast.engines.manifest import FILES, REPOSITORY, check_target, write_engine
 from ddgan_fast.engines.onnx_check import check_precision
@@ -56,7 +56,8 @@ def build_engine(
         raise InputError(f"a batch of {max(batches)}: a graph takes up to {MOST_IMAGES}")
     check_target(out)
     if holds == "tensorrt":  # before minutes of work
-        tensorrt.target_of(capability, tensorrt.LIBRARIES[:1] if plan else tensorrt.LIBRARIES)  # Triton runs plans of full TensorRT alone
+        # Triton runs plans of full TensorRT alone
+        tensorrt_build.target_of(capability, tensorrt.LIBRARIES[:1] if plan else tensorrt.LIBRARIES)
     graph = make_graph(generator, schedule, target, precision, batch_first=kind == REPOSITORY)
     facts = {
         "format": kind, "target": target, "precision": precision, "name": config.name, "model": fingerprint(generator, config),
@@ -90,7 +91,7 @@ def write_file(kind, graph, path, batches, capability, timing_cache):
     write_onnx(graph, onnx)
     check_precision(onnx, graph.precision)
     with torch.cuda.device_of(weight):  # TensorRT builds for the current device
-        return {} if kind == "onnx" else tensorrt.build_plan(onnx, path, batches, capability, timing_cache)
+        return {} if kind == "onnx" else tensorrt_build.build_plan(onnx, path, batches, capability, timing_cache)
 
 
 def verified(path, kind, graph, generator, schedule, batches, built):

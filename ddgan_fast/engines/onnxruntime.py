@@ -5,9 +5,10 @@ import torch
 
 from ddgan_fast.engines.export import require
 from ddgan_fast.engines.onnx_check import check_onnx
-from ddgan_fast.errors import CheckpointError, MissingError
+from ddgan_fast.errors import CheckpointError, DDGANError, MissingError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+OUT_OF_MEMORY = "failed to allocate memory", "out of memory", "bad_alloc", "bad allocation"  # of the arena, CUDA and C++
 DTYPES = {True: torch.float32, False: torch.int64}  # of an input, by whether it holds floats
 
 
@@ -41,10 +42,10 @@ class Session:
         used = self.session.get_providers()[0]
         if used != name:
             raise MissingError(f"onnxruntime has {name} but cannot start it, and took {used}: its CUDA or TensorRT libraries are missing")
-        self.name = f"onnxruntime {runtime.__version__}, {name}"
+        self.path, self.name = path, f"onnxruntime {runtime.__version__}, {name}"
 
     def run(self, inputs):
-        """{name: tensor} -> the output, float32 on the device."""
+        """{name: tensor} -> the output, float32 on the device. Raises torch.OutOfMemoryError, DDGANError with ONNX Runtime's reason."""
         binding, where = self.session.io_binding(), (self.device.type, self.device.index or 0)
         dense = {name: value.to(self.device, DTYPES[value.is_floating_point()]).contiguous() for name, value in inputs.items()}
         if self.device.type == "cuda":
@@ -55,6 +56,12 @@ class Session:
         first = next(iter(dense.values()))  # x, whose shape the output has
         output = torch.empty(first.shape, dtype=torch.float32, device=self.device)
         binding.bind_output(self.session.get_outputs()[0].name, *where, np.float32, tuple(output.shape), output.data_ptr())
-        self.session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+        try:
+            self.session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except Exception as error:  # its errors share no base class
+            reason = str(error).strip().splitlines()[0]
+            if any(words in str(error).lower() for words in OUT_OF_MEMORY):
+                raise torch.OutOfMemoryError(f"{self.name}: {reason}") from error
+            raise DDGANError(f"{self.path}: {self.name} cannot run a batch of {len(output)}: {reason}") from error
         return output

@@ -68,6 +68,9 @@ class Engine:
     def get_tensor_shape(self, name):
         return tuple(-1 if size.dim_param else size.dim_value for size in self.values[name].shape.dim)
 
+    def get_tensor_profile_shape(self, name, profile):
+        return [tuple(size if axis == -1 else axis for axis in self.get_tensor_shape(name)) for size in RANGES[profile]]
+
     def create_runtime_config(self):
         return RuntimeConfig()
 

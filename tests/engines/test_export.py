@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import onnx
 from ddgan_fast.engines import onnxruntime, openvino
 from ddgan_fast.engines.export import make_graph, write_onnx
 from ddgan_fast.engines.onnx_check import OPERATIONS, check_onnx, check_precision
-from ddgan_fast.errors import CheckpointError, InputError
+from ddgan_fast.errors import CheckpointError, DDGANError, InputError
 
 CPU = torch.device("cpu")
 
@@ -164,3 +165,26 @@ def test_wrong_names_are_refused(make, pipe):
     points = make("gaussians25")
     with pytest.raises(InputError, match="network for points"):
         make_graph(points.generator, points.schedule, "step", "fp16")
+
+
+@pytest.mark.parametrize(
+    "reason, error",
+    [
+        ("Status Message: BFCArena: Failed to allocate memory for requested buffer of size 7", torch.OutOfMemoryError),
+        ("CUDA failure 2: out of memory ; GPU=0", torch.OutOfMemoryError),
+        ("std::bad_alloc", torch.OutOfMemoryError),
+        ("Non-zero status code returned while running Conv node", DDGANError),
+    ],
+)
+def test_a_failed_run_of_onnx_runtime_says_what_failed(engine, pipe, reason, error):
+    session = onnxruntime.Session(engine("step") / "model.onnx", CPU)
+
+    def fails(binding):
+        raise RuntimeError(f"{reason}\nmore")
+
+    session.session = SimpleNamespace(
+        io_binding=session.session.io_binding, get_outputs=session.session.get_outputs, run_with_iobinding=fails
+    )
+    inputs = make_graph(pipe.generator, pipe.schedule, "step").examples(2)
+    with pytest.raises(error, match=f"onnxruntime .*{reason.partition(';')[0]}"):
+        session.run(inputs)

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddgan_fast.engines import tensorrt
+from ddgan_fast.engines import tensorrt, tensorrt_build
 from ddgan_fast.engines.export import make_graph, write_onnx
-from ddgan_fast.engines.tensorrt import Plan, build_plan, library, profiles, refuses, trtexec_command
+from ddgan_fast.engines.tensorrt import Plan, library, refuses
+from ddgan_fast.engines.tensorrt_build import build_plan, profiles, trtexec_command
 from ddgan_fast.errors import CheckpointError, DDGANError, InputError, MissingError
 
 pytest.importorskip("onnxscript")
@@ -32,11 +33,12 @@ FACTS = {"library": "tensorrt", "version": fake.__version__, "capability": "9.0"
 
 def tensors_of(graph):
     """What the facts of a plan say of its tensors."""
-    tensors = []
-    for port in (*graph.inputs, graph.output):
+
+    def tensor(port):
         shape = [-1 if size == "batch" else size for size in port.shape]
-        tensors.append({"name": port.name, "dtype": port.dtype, "shape": shape, "io": "output" if port is graph.output else "input"})
-    return tensors
+        return {"dtype": port.dtype, "shape": shape, "io": "output" if port is graph.output else "input"}
+
+    return {port.name: tensor(port) for port in (*graph.inputs, graph.output)}
 
 
 @pytest.fixture
@@ -120,13 +122,14 @@ def test_a_failed_run_says_so(plan, monkeypatch):
 
 
 def test_a_plan_that_is_not_the_one_of_its_manifest(plan, tmp_path):
-    other = [{"name": "x", "dtype": "float32", "shape": [-1], "io": io} for io in ("input", "output")]
-    for wrong in ({"tensors": other}, {"profiles": [[1, 1, 1]]}):
+    other = {name: {"dtype": "float32", "shape": [-1], "io": name} for name in ("input", "output")}
+    wide = [[1, 1, 1], [2, 2, 2], [3, 5, 9]]
+    for wrong in ({"tensors": other}, {"tensors": None}, {"profiles": wide}, {"profiles": [[1, 1, 1]]}, {"profiles": {}}):
         with pytest.raises(CheckpointError, match="other inputs, outputs or profiles than its manifest says"):
             plan("step", **wrong)
     (tmp_path / "model.plan").write_bytes(b"not a plan")
     with pytest.raises(CheckpointError, match=r"model.plan: .* cannot load it: magic tag does not match"):
-        Plan(tmp_path / "model.plan", FACTS | {"tensors": other}, CPU, fake)
+        Plan(tmp_path / "model.plan", FACTS, CPU, fake)
 
 
 @pytest.fixture
@@ -191,7 +194,7 @@ def test_a_build_without_its_gpu(installed, tmp_path, monkeypatch):
 
 
 def test_importing_the_module_imports_no_library():
-    code = "import sys, ddgan_fast.engines.tensorrt; print(sorted({'tensorrt', 'tensorrt_rtx'} & set(sys.modules)))"
+    code = "import sys, ddgan_fast.engines.tensorrt_build; print(sorted({'tensorrt', 'tensorrt_rtx'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -203,9 +206,10 @@ OF_RTX = {
 
 
 def names_of_the_api():
-    """The attributes that the module asks of TensorRT's module and objects."""
+    """The attributes that the modules ask of TensorRT's module and objects."""
     names = set()
-    for node in ast.walk(ast.parse(Path(tensorrt.__file__).read_text())):
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (tensorrt, tensorrt_build)]
+    for node in (node for tree in trees for node in ast.walk(tree)):
         base = node.value if isinstance(node, ast.Attribute) else None
         while isinstance(base, ast.Attribute | ast.Call) and getattr(base, "attr", None) not in OBJECTS:
             base = base.value if isinstance(base, ast.Attribute) else base.func
