@@ -13,6 +13,7 @@ from ddgan_fast import noise as philox
 from ddgan_fast import ops
 from ddgan_fast.errors import InputError
 
+PREDICTIONS = "x0", "x_t", "noise"
 BETA_0 = 1e-8  # the released schedule starts with this, not with 1 - alpha_bar(epsilon)
 
 
@@ -21,15 +22,18 @@ class Schedule:
 
     betas, a, sigma, a_cum, sigma_cum: [T + 1] float32; x_k = a[k] x_{k-1} + sigma[k] noise = a_cum[k] x_0 + sigma_cum[k] noise.
     Index 0 is the clean image: a_cum[0] = 1, sigma_cum[0] = 0.
-    posterior: [3, T] float32; rows: coefficient of x0, of x_{t+1}, standard deviation (0 at t = 0), paper Eq. 11.
+    posterior: [3, T] float32; rows: coefficient of what the generator puts out, of x_{t+1}, standard deviation (0 at t = 0), as
+    `posterior_table` has them for the prediction.
     pair: [4, T] float32; column t: a_cum[t], sigma_cum[t], a[t + 1], sigma[t + 1], for `ops.q_sample_pair`.
     The betas are computed in float64 and rounded to float32; all that follows is float32, as in the released code.
-    Raises InputError for steps < 1 and for an epsilon outside [0, 1).
+    Raises InputError for steps < 1, for an epsilon outside [0, 1) and for another prediction than x0, x_t or noise.
     """
 
-    def __init__(self, steps=4, beta_min=0.1, beta_max=20.0, epsilon=1e-3):
+    def __init__(self, steps=4, beta_min=0.1, beta_max=20.0, epsilon=1e-3, prediction="x0"):
         if steps < 1 or not 0 <= epsilon < 1:
             raise InputError(f"Schedule: steps = {steps}, epsilon = {epsilon}; steps must be 1 or more and epsilon in [0, 1)")
+        if prediction not in PREDICTIONS:
+            raise InputError(f"Schedule: prediction {prediction!r}; there are {', '.join(PREDICTIONS)}")
         self.steps = steps
         s = np.arange(steps + 1) / steps * (1 - epsilon) + epsilon
         alpha_bar = np.exp(2 * (-0.25 * s**2 * (beta_max - beta_min) - 0.5 * s * beta_min))
@@ -38,7 +42,7 @@ class Schedule:
         self.a, self.sigma = torch.sqrt(1 - self.betas), torch.sqrt(self.betas)
         a_cum = np.cumprod(self.a.numpy())  # in float32; torch's own cumprod accumulates in float64
         self.a_cum, self.sigma_cum = torch.from_numpy(a_cum), torch.from_numpy(np.sqrt(1 - a_cum**2))
-        self.posterior = _posterior(self.betas[1:])
+        self.posterior = posterior_table(self.betas[1:], prediction)
         self.pair = torch.stack((self.a_cum[:-1], self.sigma_cum[:-1], self.a[1:], self.sigma[1:]))
 
     @classmethod
@@ -53,14 +57,22 @@ class Schedule:
         return moved
 
 
-def _posterior(beta):
-    """Rows: coefficient of x0, of x_{t+1}, standard deviation of q(x_t | x_{t+1}, x_0), paper Eq. 11.  float32 [T] -> [3, T]."""
+def posterior_table(beta, prediction="x0"):
+    """How x_t is drawn from what the generator puts out and x_{t+1}: float [T] -> [3, T], rows: coefficient of either, standard deviation.
+
+    prediction: x0, and x_t is drawn from q(x_t | x_{t+1}, x_0), paper Eq. 11; noise, the one in x_{t+1}, and x_t is drawn from the same
+    in the form of Eq. 12; x_t, and nothing is left to draw.
+    """
+    if prediction == "x_t":
+        return torch.stack((torch.ones_like(beta), torch.zeros_like(beta), torch.zeros_like(beta)))
     alpha = 1 - beta
     alpha_bar = torch.cumprod(alpha, 0)
     alpha_bar_prev = torch.cat((torch.ones(1), alpha_bar[:-1]))
     variance = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
     std = torch.exp(0.5 * torch.log(variance.clamp(min=1e-20)))
     std[0] = 0  # the last step adds no noise
+    if prediction == "noise":
+        return torch.stack((-beta / torch.sqrt(alpha * (1 - alpha_bar)), 1 / torch.sqrt(alpha), std))
     coef_x0 = beta * torch.sqrt(alpha_bar_prev) / (1 - alpha_bar)
     coef_x_t = (1 - alpha_bar_prev) * torch.sqrt(alpha) / (1 - alpha_bar)
     return torch.stack((coef_x0, coef_x_t, std))
@@ -83,6 +95,8 @@ def q_sample_pair(schedule, x0, t, noise_t, noise_tp1):
 
 def denoise(generator, schedule, x, z, noise=None, start=None, seeds=None, as_uint8=False):
     """Samples from x_{start+1}: at t = start..0, x0 = generator(x, t, z[t]), then a posterior step (paper Eq. 6).
+
+    Where the schedule is of another prediction than x0, the generator's output is that, and so is the step.
 
     x: [B, ...] standard normal (start = T - 1, the default), or an image diffused to step start + 1.
     z: [T, B, nz], noise: [T, B, ...]; entry i is used at t = i; z may be None for a generator without latent.

@@ -1,6 +1,6 @@
 """Where each number of a preset comes from, and where paper and released weights differ (`ddgan presets show`)."""
 
-from ddgan_fast.config import PRESETS, preset, to_dict
+from ddgan_fast.config import ABLATIONS, PRESETS, preset, to_dict
 
 _OURS = "chosen here"
 _SCRIPT = "released script, default"
@@ -22,6 +22,8 @@ _SOURCES = {
     "beta_min": (_SCRIPT, "C.2"),
     "beta_max": (_SCRIPT, "C.2"),
     "epsilon": ("released schedule", "Eq. 16"),
+    "prediction": ("as released", "Eq. 6"),
+    "augment_steps": ("not in the released script", "C.4: in one ablation alone"),
     **dict.fromkeys(
         (
             "data",
@@ -60,10 +62,18 @@ _SOURCES = {
 _C5 = {"gaussians25": {"network", "channels", "batch_size", "lr_g", "lr_d", "steps", "iterations"}, "stackedmnist": {"iterations"}}
 # settings whose released command leaves the flag out
 _DEFAULTS = {("celebahq256", "mapping_layers"), ("lsun-church256", "mapping_layers"), ("celebahq256", "ema_decay")}
+# settings of the ablations that are not simply those of paper C.4
+_ABLATED = {
+    ("cifar10-one-shot-aug", "iterations"): "not stated; as T = 1",
+    ("cifar10-direct", "tanh"): "not stated; x_t is not bounded",
+    ("cifar10-noise", "tanh"): "not stated; noise is not bounded",
+}
 
 
 def partner(name):
-    """The other preset of a pair (release and paper), or None."""
+    """The other preset of a pair (release and paper), the one that an ablation departs from, or None."""
+    if name in ABLATIONS:
+        return "cifar10-paper"
     other = name.removesuffix("-paper") if name.endswith("-paper") else f"{name}-paper"
     return other if other in PRESETS else None
 
@@ -81,8 +91,10 @@ def _source(name, setting):
         if setting in _C5[name]:
             return "paper C.5"
         return _OURS if name == "gaussians25" or setting == "data" else "paper C.5: as CIFAR-10 (released values)"
+    if setting in ABLATIONS.get(name, ()):
+        return _ABLATED.get((name, setting), "paper C.4")
     if partner(name) is None:
         return _OURS
     if (name, setting) in _DEFAULTS:
         return f"{_SCRIPT}: the command has no flag"
-    return _SOURCES[setting][name.endswith("-paper")]
+    return _SOURCES[setting][name.endswith("-paper") or name in ABLATIONS]

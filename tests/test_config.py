@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from ddgan_fast.config import GROUPS, PRESETS, Config, from_dict, override, preset, to_dict
+from ddgan_fast.config import ABLATIONS, GROUPS, PRESETS, Config, from_dict, override, preset, to_dict
 from ddgan_fast.config_file import read_yaml, write_yaml
 from ddgan_fast.errors import InputError
 from ddgan_fast.sources import describe, partner
@@ -32,6 +32,9 @@ def test_presets_round_trip(name, tmp_path):
         ({"network": "vit"}, "'unet' or 'mlp'"), ({"channel_mult": [1, "2"]}, "whole numbers"), ({"channel_mult": []}, "channel_mult"),
         ({"resolution": 30}, "multiple of 8"), ({"resolution": 4, "channel_mult": [1]}, "8 or more"), ({"discriminator": "large"}, "64 or more"),
         ({"channels": 6}, "multiple of 4"), ({"seed": 2**32}, "2\\^32"), ({"batch_size": 0}, "1 or more"), ({"batch_size": 6}, "multiple of 4"), ({"dropout": 1.0}, "dropout"),
+        ({"prediction": "x1"}, "'x0' or 'x_t' or 'noise'"), ({"prediction": "noise"}, "tanh = True: it must be false with prediction = 'noise'"),
+        ({"prediction": "x_t"}, "tanh = True"), ({"augment_steps": 4}, "steps = 4: it must be 1 with augment_steps = 4"), ({"augment_steps": -1}, "0 to 1000"),
+        ({"augment_steps": 4, "steps": 1, "prediction": "noise", "tanh": False}, "prediction = 'noise': it must be 'x0'"),
         ({"beta_max": 0.05}, "beta_min"), ({"epsilon": 1}, "epsilon"), ({"time_dim": 2}, "time_dim"), ({"ema_decay": 1}, "ema_decay"),
     ],
 )  # fmt: skip
@@ -84,8 +87,28 @@ def test_every_number_of_a_preset_has_a_source(name):
     assert all(source for _, _, source, _ in rows)
 
 
+def test_ablations_depart_from_the_paper_in_what_table_2_names():
+    paper = to_dict(PRESETS["cifar10-paper"])
+    differing = {name: {key for key, value in to_dict(PRESETS[name]).items() if value != paper[key]} - {"name"} for name in ABLATIONS}
+    assert differing == {
+        "cifar10-t1": {"steps", "iterations"}, "cifar10-t2": {"steps", "iterations"}, "cifar10-t8": {"steps", "iterations"},
+        "cifar10-one-shot-aug": {"steps", "augment_steps", "iterations"}, "cifar10-no-latent": {"latent"},
+        "cifar10-direct": {"prediction", "tanh"}, "cifar10-noise": {"prediction", "tanh"},
+    }  # fmt: skip
+    sources = {name: {setting: source for setting, _, source, _ in describe(name)} for name in ("cifar10-paper", *ABLATIONS)}
+    for name, settings in differing.items():
+        assert {setting for setting, source in sources[name].items() if source != sources["cifar10-paper"][setting]} == settings
+
+
+def test_a_config_of_before_the_ablations_is_one_of_the_main_model():
+    values = to_dict(PRESETS["cifar10-paper"])
+    del values["prediction"], values["augment_steps"]
+    assert from_dict(values) == PRESETS["cifar10-paper"]
+
+
 def test_pairs():
-    assert [partner(name) for name in ("cifar10", "cifar10-paper", "demo")] == ["cifar10-paper", "cifar10", None]
+    names = ("cifar10", "cifar10-paper", "cifar10-noise", "demo")
+    assert [partner(name) for name in names] == ["cifar10-paper", "cifar10", "cifar10-paper", None]
     differing = {setting for setting, value, _, other in describe("cifar10") if value != other}
     assert {"latent_dim", "embedding_dim", "epsilon", "lr_d", "r1_gamma", "r1_every", "batch_size"} <= differing
     with pytest.raises(ValueError, match="did you mean 'celebahq256'"):

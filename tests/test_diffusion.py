@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddgan_fast.checkpoint import load_reference_generator
-from ddgan_fast.diffusion import Schedule, denoise, q_sample, q_sample_pair
+from ddgan_fast.diffusion import Schedule, denoise, posterior_table, q_sample, q_sample_pair
 from ddgan_fast.errors import InputError
 from ddgan_fast.ops import backend, posterior_step
 
@@ -120,7 +120,30 @@ def test_paper_schedule_is_equation_16():
     assert np.allclose(betas, 1 - np.exp(-0.1 / 4 - 0.5 * 19.9 * (2 * k - 1) / 16), atol=1e-7)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"epsilon": 1.0}, {"epsilon": -0.1}])
+@pytest.mark.parametrize("steps", [*STEPS, 1000])
+def test_noise_prediction_is_the_posterior_step(steps):
+    """Paper App. B, Eqs. 12 to 15: with x_0 of Eq. 13 from the noise, the mean of Eq. 11 is that of Eq. 12; in float64."""
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps
+    alpha_bar = torch.exp(-0.1 * time - 9.95 * time**2)  # C.2
+    betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    x_tp1, noise = torch.randn(2, 100, steps, dtype=torch.float64)
+    x0 = (x_tp1 - (1 - alpha_bar[1:]).sqrt() * noise) / alpha_bar[1:].sqrt()
+    of_x0, of_x_tp1, deviation = posterior_table(betas)
+    of_noise, of_seen, same_deviation = posterior_table(betas, "noise")
+    assert torch.allclose(of_noise * noise + of_seen * x_tp1, of_x0 * x0 + of_x_tp1 * x_tp1, rtol=1e-9, atol=1e-9)
+    assert torch.equal(same_deviation, deviation)
+    alpha, bar = 1 - betas, alpha_bar[1:]
+    ddpm = (x_tp1 - (1 - alpha) / (1 - bar).sqrt() * noise) / alpha.sqrt()  # Eq. 12; Eq. 15 as printed has a bar too many
+    assert torch.allclose(of_noise * noise + of_seen * x_tp1, ddpm, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(Schedule(steps, epsilon=0.0, prediction="noise").posterior.double(), posterior_table(betas, "noise"), rtol=2e-3)
+
+
+def test_direct_denoising_leaves_nothing_to_draw():
+    x_t, x_tp1, noise = torch.randn(3, 4, 3, 8, 8)
+    assert torch.equal(posterior_step(x_t, x_tp1, torch.arange(4), Schedule(4, prediction="x_t").posterior, noise=noise), x_t)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"epsilon": 1.0}, {"epsilon": -0.1}, {"prediction": "x1"}])
 def test_wrong_schedules_are_refused(wrong):
     with pytest.raises(InputError, match="Schedule"):
         Schedule(**wrong)

@@ -91,7 +91,10 @@ def load_model(path):
 
 def fingerprint(generator, config):
     """SHA-256 of a model: its weights and the settings that decide what it draws."""
-    digest = sha256(json.dumps([asdict(config.model), asdict(config.diffusion)]).encode())
+    diffusion = asdict(config.diffusion)
+    if diffusion["prediction"] == "x0":  # as it was before there were others, so that older engines and samples still name their model
+        del diffusion["prediction"]
+    digest = sha256(json.dumps([asdict(config.model), diffusion]).encode())
     for name, tensor in generator.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().float().contiguous().cpu().numpy())

@@ -92,7 +92,7 @@ def generator_keys(generator):
             theirs_tail = _NIN[tail] if theirs.startswith("NIN") else tail
             keys[f"{name}.{parameter}"] = ".".join(filter(None, (f"all_modules.{index}", theirs, theirs_tail)))
         index += 1
-    for name, _ in generator.mapping.named_parameters():
+    for name, _ in generator.mapping.named_parameters() if generator.mapping else ():
         keys[f"mapping.{name}"] = f"z_transform.{name}"
     return keys
 

@@ -10,7 +10,7 @@ import torch
 from ddgan_fast.checkpoint import extract
 from ddgan_fast.checkpoint.folder import read_json, read_tensors
 from ddgan_fast.checkpoint.reference import from_options, generator_from, generator_keys, reference_shapes
-from ddgan_fast.config import PRESETS, Config
+from ddgan_fast.config import ABLATIONS, PRESETS, Config
 from ddgan_fast.errors import CheckpointError, InputError
 from ddgan_fast.models import Generator
 
@@ -68,7 +68,8 @@ def read_pth(path, raw=False):
 
 
 def _fitting_presets(shapes):
-    """Names of the presets whose generator has just these {reference key: shape}."""
+    """Names of the presets whose generator has just these {reference key: shape}; no weights of an ablation were released."""
+    models = {name: preset.model for name, preset in PRESETS.items() if preset.model.network == "unet" and name not in ABLATIONS}
     with torch.device("meta"):
-        generators = {name: Generator(preset.model) for name, preset in PRESETS.items() if preset.model.network == "unet"}
+        generators = {name: Generator(model) for name, model in models.items()}
     return [name for name, generator in generators.items() if reference_shapes(generator, generator_keys(generator)) == shapes]

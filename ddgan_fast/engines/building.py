@@ -54,6 +54,8 @@ def build_engine(
         raise InputError(f"a plan in place of ONNX belongs to format {REPOSITORY}, and this is {kind}")
     if max(batches) > MOST_IMAGES:
         raise InputError(f"a batch of {max(batches)}: a graph takes up to {MOST_IMAGES}")
+    if target == "step" and config.diffusion.prediction != "x0":
+        raise InputError(f"target 'step' of a model that predicts {config.diffusion.prediction}: its output is x0; take --target sampler")
     check_target(out)
     if holds == "tensorrt":  # before minutes of work
         # Triton runs plans of full TensorRT alone

@@ -6,11 +6,11 @@ import torch
 import yaml
 
 from ddgan_fast.config import to_dict
-from ddgan_fast.diffusion import Schedule
 from ddgan_fast.distributed import rank_and_world
 from ddgan_fast.models import build_discriminator, build_generator
 from ddgan_fast.precision import PRECISIONS
 from ddgan_fast.training.losses import d_loss, g_loss
+from ddgan_fast.training.one_shot import arranged
 from ddgan_fast.training.records import peak_memory_mb
 from ddgan_fast.training.state import TrainState
 from ddgan_fast.training.trainer import D_HALF, G_HALF, Trainer, draw, part_size, step_words
@@ -57,13 +57,14 @@ def activation_bytes(config, networks, size):
     Of the plain torch operations in float32; in half precision, half of that.
     """
     generator, discriminator = networks
-    model, steps = config.model, config.diffusion.steps
+    model = config.model
     generator.checkpoint_activations = config.train.checkpoint_activations
     weights = {p.untyped_storage()._cdata for network in networks for p in network.parameters()}
-    schedule = Schedule.of(config.diffusion).to("meta")
+    arrangement, schedule = arranged(config, networks)
+    schedule = schedule.to("meta")
     with torch.device("meta"):
         images = torch.empty(size, *model.sample_shape)
-        seeds, t, _ = step_words(0, 0, torch.arange(size), steps)
+        seeds, t, _ = step_words(0, 0, torch.arange(size), schedule.steps)
     found = []
     for half, loss in ((D_HALF, d_loss), (G_HALF, g_loss)):
         discriminator.requires_grad_(half == D_HALF)
@@ -76,7 +77,7 @@ def activation_bytes(config, networks, size):
 
         options = {"r1_gamma": config.train.r1_gamma} if half == D_HALF else {}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            held = loss(generator, discriminator, schedule, images, draw(model, half, seeds, t), **options)
+            held = loss(*arrangement, schedule, images, draw(model, half, seeds, t), **options)
         found.append(sum(storage.nbytes() for key, storage in storages.items() if key not in weights))
         del held
     return max(found) * PRECISIONS[config.train.precision].itemsize // 4

@@ -14,6 +14,7 @@ from ddgan_fast.ops import philox_normal
 from ddgan_fast.precision import autocast, convolutions
 from ddgan_fast.training.graphs import Eager, Graphs
 from ddgan_fast.training.losses import Draws, Named, d_loss, g_loss
+from ddgan_fast.training.one_shot import arranged
 
 STEP, D_HALF, G_HALF = 31, 32, 40  # noise streams: of a step's own seeds, the first of each of its halves; sampling has 0 to 2, data 16
 PREVIEW_IMAGES, PREVIEW_POINTS = 64, 10_000
@@ -74,7 +75,9 @@ class Trainer:
         train, model = state.config.train, state.config.model
         weight = next(state.generator.parameters())
         self.device = weight.device
-        self.schedule = Schedule.of(state.config.diffusion).to(self.device)
+        networks = [autocast(network, train.precision, self.device) for network in (state.generator, state.discriminator)]
+        self.networks, schedule = arranged(state.config, networks)
+        self.schedule = schedule.to(self.device)  # of the losses; sampling has the config's
         self.rank, self.world = rank_and_world()
         self.parts = self.world * train.accumulate  # of the global batch
         count = part_size(train, self.parts, model.network)
@@ -87,7 +90,6 @@ class Trainer:
         state.optim_d.place(3 + 2 * self.schedule.steps)  # D loss, R1, whether there was R1; for each t the sum of losses and how many
         state.optim_g.place(2)  # G loss; how many ranks want to stop
         self.runner = runner or runner_for(state.config, self.device)
-        self.networks = [autocast(network, train.precision, self.device) for network in (state.generator, state.discriminator)]
         self.stop_flag = torch.zeros((), dtype=weight.dtype, pin_memory=self.device.type == "cuda")
         self.stop_copied = None
         self.since = 0  # steps since `metrics`
@@ -203,9 +205,9 @@ class Trainer:
         """Samples of the averaged generator for seeds 0, 1, ...: [N, C, H, W] or [N, 2]."""
         model = self.state.config.model
         count = PREVIEW_IMAGES if model.network == "unet" else PREVIEW_POINTS
-        generator, steps = self.state.ema.module.eval(), self.schedule.steps
+        generator, schedule = self.state.ema.module.eval(), Schedule.of(self.state.config.diffusion).to(self.device)
         seeds = torch.arange(count, device=self.device).split(len(self.images))
-        return torch.cat([denoise(generator, self.schedule, *draw_start(part, model, steps), seeds=part) for part in seeds])
+        return torch.cat([denoise(generator, schedule, *draw_start(part, model, schedule.steps), seeds=part) for part in seeds])
 
 
 def check(config, device):
