@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Without an NVIDIA driver: the CPU build of torch where the package index has it, else the usual build; and Triton, which comes with
-# the usual build alone, to test the kernels without a GPU.
+# the usual build alone, to test the kernels without a GPU. torch-fidelity, with which metrics are cross-checked, without torchvision.
 TORCH ?= 2.13.0
 TRITON ?= 3.8.0
 RUN ?= runs/demo
@@ -16,6 +16,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 	else $(BIN)/pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install --quiet "torch==$(TORCH)"; \
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet "triton==$(TRITON)"; fi
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps "torch-fidelity==0.4.0"
 	touch $@
 
 demo: .venv/ready  ## train on handwritten digits, then draw new ones

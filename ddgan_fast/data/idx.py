@@ -49,15 +49,32 @@ def read_idx(path, dimensions):
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(shape)
 
 
-def read_images(folder, shape):
-    """The training images of the folder as uint8 [N, C, R, R]. 28x28 is padded to 32x32, as the released code does, unless R is 28."""
-    path = find(folder, IMAGES)
+def read_images(folder, shape, part="train"):
+    """The images of the folder as uint8 [N, C, R, R]. 28x28 is padded to 32x32, as the released code does, unless R is 28.
+
+    part: train, or t10k for the test images.
+    """
+    name = IMAGES.replace("train", part)
+    path = find(folder, name)
     if path is None:
-        raise DataError(f"{folder}: no idx files here; looked for {IMAGES} or {IMAGES.replace('-idx', '.idx')}, with or without .gz")
+        raise DataError(f"{folder}: no idx files here; looked for {name} or {name.replace('-idx', '.idx')}, with or without .gz")
     images = read_idx(path, 3)[:, None]
     if images.shape[2:] == (28, 28) and shape[1] != 28:
         images = pad(images, (2, 2, 2, 2))
     return fit_pixels(images, shape)
+
+
+def read_labelled(folder, shape, part="train"):
+    """(images uint8 [N, C, R, R], labels int64 [N], 0 to 9) of the folder; `part` as in `read_images`."""
+    images = read_images(folder, shape, part)
+    name = LABELS.replace("train", part)
+    path = find(folder, name)
+    if path is None:
+        raise DataError(f"{folder}: no {name} (or {name.replace('-idx', '.idx')}, with or without .gz) beside the images")
+    labels = read_idx(path, 1)
+    if len(labels) != len(images) or labels.max() > 9:
+        raise DataError(f"{path}: {len(labels):,} labels up to {labels.max()}; it must be one, 0 to 9, for each of {len(images):,} images")
+    return images, labels.long()
 
 
 def open_idx(folder, shape):
@@ -81,21 +98,13 @@ def open_stackedmnist(folder, shape):
             f"data set stackedmnist: give stackedmnist:DIR with the folder of MNIST's {IMAGES} and {LABELS}, "
             f"or {APT_LINE} to stack Fashion-MNIST (not in {FASHION_MNIST})"
         )
-    folder = folder or FASHION_MNIST
-    images = read_images(folder, (1, *shape[1:]))
-    path = find(folder, LABELS)
-    if path is None:
-        raise DataError(f"{folder}: no {LABELS} (or {LABELS.replace('-idx', '.idx')}, with or without .gz) beside the images")
-    labels = read_idx(path, 1)
-    if len(labels) != len(images) or labels.max() > 9:
-        raise DataError(f"{path}: {len(labels):,} labels up to {labels.max()}; it must be one, 0 to 9, for each of {len(images):,} images")
-    return StackedMNIST(images, labels)
+    return StackedMNIST(*read_labelled(folder or FASHION_MNIST, (1, *shape[1:])))
 
 
 class StackedMNIST:
     """Three digits as the channels of one image, 1,000 classes; composed on access from the one tensor of digits.
 
-    digits: uint8 [n, 1, R, R].  digit_labels: uint8 [n].  It holds 2n images: two passes of three independent permutations.
+    digits: uint8 [n, 1, R, R].  digit_labels: int64 [n].  It holds 2n images: two passes of three independent permutations.
     labels: int64 [2n], 100a + 10b + c of the digits in the three channels.
     """
 
@@ -106,7 +115,7 @@ class StackedMNIST:
         passes = [np.stack([rng.permutation(len(digits)) for _ in range(3)], axis=1) for _ in range(2)]
         self.digits = digits[:, 0]
         self.rows = torch.from_numpy(np.concatenate(passes))  # [2n, 3]: the digit in each channel
-        self.labels = (digit_labels.long()[self.rows] * torch.tensor([100, 10, 1])).sum(1)
+        self.labels = (digit_labels[self.rows] * torch.tensor([100, 10, 1])).sum(1)
 
     def __len__(self):
         return len(self.rows)

@@ -112,6 +112,20 @@ def test_stackedmnist_refuses_what_it_cannot_stack(tmp_path):
         open_dataset(f"stackedmnist:{tmp_path}", RGB)
 
 
+def test_images_with_labels_of_both_parts(tmp_path):
+    write_mnist(tmp_path)
+    images, labels = idx.read_labelled(tmp_path, (1, 32, 32))
+    assert torch.equal(images, pad(IMAGES[:, None], (2, 2, 2, 2))) and torch.equal(labels, LABELS.long())
+    with pytest.raises(DataError, match="looked for t10k-images-idx3-ubyte"):
+        idx.read_labelled(tmp_path, (1, 28, 28), "t10k")
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(IMAGES[:7]))
+    with pytest.raises(DataError, match="no t10k-labels-idx1-ubyte"):
+        idx.read_labelled(tmp_path, (1, 28, 28), "t10k")
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:7]))
+    images, labels = idx.read_labelled(tmp_path, (1, 28, 28), "t10k")
+    assert torch.equal(images, IMAGES[:7, None]) and torch.equal(labels, LABELS[:7].long())
+
+
 def test_without_the_debian_package_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(idx, "FASHION_MNIST", tmp_path / "absent")
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):

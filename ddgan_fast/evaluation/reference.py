@@ -1,0 +1,76 @@
+"""Features of the set that generated images are compared with, computed once and kept in a file."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddgan_fast.distributed import rank_and_world
+from ddgan_fast.errors import CheckpointError
+from ddgan_fast.evaluation.metrics import Statistics
+from ddgan_fast.evaluation.scoring import Collected, collect
+from ddgan_fast.pictures import whole_file
+
+log = logging.getLogger("ddgan_fast")
+VERSION = 1  # of what is in the file, and of how images are brought to a resolution
+HASHED_IMAGES = 4096
+BATCH = 100
+
+
+def default_cache():
+    """The folder of this user's caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddgan_fast"
+
+
+def reference_features(dataset, judges, manifold_images, cache, watch=lambda count: None):
+    """Collected of all images of a data set, from a file where they have been looked at before.
+
+    dataset: with len() and __getitems__(indices) -> uint8 [B, C, H, W].  cache: a folder.  The file's name is a hash of the number of
+    images, the bytes of up to 4,096 evenly spaced ones, the judges' networks and weights, and VERSION, so that a changed set or network
+    has another; a damaged file is made again.  watch: told the number of images of each batch that is looked at.
+    """
+    path = Path(cache) / f"reference-{_key(dataset, judges, manifold_images)}.npz"
+    if path.exists():
+        try:
+            return _read(path)
+        except CheckpointError as error:
+            log.warning("%s; computing it again", error)
+    rank, world = rank_and_world()
+    found = collect(_batches(dataset, range(rank, len(dataset), world), watch), judges, manifold_images)
+    if rank == 0:
+        _write(path, found)
+    return found
+
+
+def _batches(dataset, indices, watch=lambda count: None):
+    for start in range(0, len(indices), BATCH):
+        part = list(indices[start : start + BATCH])
+        yield dataset.__getitems__(part).permute(0, 2, 3, 1)
+        watch(len(part))
+
+
+def _key(dataset, judges, manifold_images):
+    step = max(1, len(dataset) // HASHED_IMAGES)
+    digest = hashlib.sha256(f"{VERSION} {len(dataset)} {judges.identity} {manifold_images}".encode())
+    for batch in _batches(dataset, range(0, len(dataset), step)):
+        digest.update(f"{tuple(batch.shape)}".encode() + batch.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _read(path):
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = dict(arrays)
+        manifold = torch.from_numpy(found.pop("manifold"))
+        return Collected(Statistics.from_dict(found), manifold, None)
+    except Exception as error:  # numpy and zipfile raise of many kinds for a damaged file
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _write(path, found):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, manifold=found.manifold.numpy(), **found.statistics.to_dict())

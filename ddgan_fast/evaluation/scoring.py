@@ -1,0 +1,128 @@
+"""Scores of a stream of images against a set: FID, Inception Score, precision and recall, in one pass and with no files between.
+
+FID: Heusel et al. 2017; Inception Score: Salimans et al. 2016; precision and recall: Kynkäänniemi et al. 2019; formulas in metrics.py.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from ddgan_fast.distributed import rank_and_world
+from ddgan_fast.errors import DataError, InputError
+from ddgan_fast.evaluation.metrics import Statistics, frechet_distance, inception_score, precision_recall
+from ddgan_fast.pictures import to_pil, to_uint8
+
+JPEG_QUALITY = 75  # of Pillow, with which the released code wrote the images that it scored (behaviour.md 1.13)
+
+
+def unchanged(images):
+    """The images."""
+    return images
+
+
+def through_jpeg(images):
+    """Images uint8 [B, H, W, C] as they come back from JPEG of quality 75, on the CPU."""
+    return torch.stack([_jpeg(image) for image in images.cpu().numpy()])
+
+
+def _jpeg(image):
+    stream = io.BytesIO()
+    to_pil(image).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    return torch.from_numpy(np.array(Image.open(stream)).reshape(image.shape))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a number is made: what happens to generated images before they are looked at, and on how many of them what is taken."""
+
+    through: Callable
+    manifold_images: int
+    """The first so many of either side have precision and recall taken: the cost is the product of both."""
+    words: str
+
+
+PROTOCOLS = {
+    "default": Protocol(unchanged, 10_000, "uint8 images in memory"),
+    "paper": Protocol(through_jpeg, 50_000, "images through JPEG of quality 75 in memory, as the released code scored them"),
+}
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The networks that look at images: `fidelity` for FID and Inception Score, `manifold` for precision and recall; may be one."""
+
+    fidelity: object
+    manifold: object
+
+    @property
+    def identity(self):
+        """Text that names both and their weights."""
+        return f"{self.fidelity.identity}; {self.manifold.identity}"
+
+
+@dataclass
+class Collected:
+    """What remains of many images: sums for FID, features [M, D] float32 for precision and recall, class probabilities [N, K] or None."""
+
+    statistics: Statistics
+    manifold: torch.Tensor
+    probabilities: torch.Tensor | None
+
+
+def collect(batches, judges, manifold_images, through=unchanged):
+    """Look at all images of this rank once, and then at what the other ranks have found.
+
+    batches: iterable of uint8 [B, H, W, C], or float [B, C, H, W] in [-1, 1], as the pipeline and data sets yield them.
+    manifold_images: how many of them, over all ranks, precision and recall are taken on.
+    Raises DataError for pixels that are NaN or infinite, InputError for no images.
+    """
+    statistics, manifold, probabilities, kept = Statistics(judges.fidelity.dim), [], [], 0
+    _, world = rank_and_world()
+    most = -(-manifold_images // world)
+    for batch in batches:
+        if batch.is_floating_point() and not batch.isfinite().all():
+            raise DataError(f"images: NaN or infinite pixels in a batch of {len(batch)}; the model is broken, or its precision too low")
+        images = through(to_uint8(batch)).permute(0, 3, 1, 2)
+        seen = judges.fidelity(images)
+        statistics.add(seen.features)
+        if seen.probabilities is not None:
+            probabilities.append(seen.probabilities.cpu())
+        images = images[: most - kept]
+        if len(images):
+            looked = seen.features[: len(images)] if judges.manifold is judges.fidelity else judges.manifold(images).features
+            manifold.append(looked.cpu())
+            kept += len(images)
+    if not manifold and world == 1:
+        raise InputError("no images to score")
+    manifold = torch.cat(manifold) if manifold else torch.empty(0, judges.manifold.dim)
+    return _over_ranks(Collected(statistics, manifold, torch.cat(probabilities) if probabilities else None), world)
+
+
+def _over_ranks(mine, world):
+    if world == 1:
+        return mine
+    parts = [None] * world
+    dist.all_gather_object(parts, (mine.statistics.to_dict(), mine.manifold, mine.probabilities))
+    statistics = Statistics(mine.statistics.width)
+    for part, _, _ in parts:
+        statistics.merge(Statistics.from_dict(part))
+    known = [part for _, _, part in parts if part is not None]
+    return Collected(statistics, torch.cat([part for _, part, _ in parts]), torch.cat(known) if known else None)
+
+
+def scores(generated, reference, judges):
+    """{name: value} of two Collected; a name says which network made the number: FID alone is Inception's, else as lite0-FID.
+
+    Raises InputError for fewer images than the covariance of the features needs.
+    """
+    prefix = judges.fidelity.metric_prefix
+    found = {f"{prefix}FID": frechet_distance(generated.statistics, reference.statistics)}
+    if generated.probabilities is not None:
+        found[f"{prefix}IS"], found[f"{prefix}IS std"] = inception_score(generated.probabilities)
+    names = (f"{judges.manifold.metric_prefix}{name}" for name in ("precision", "recall"))
+    return found | dict(zip(names, precision_recall(reference.manifold, generated.manifold), strict=True))

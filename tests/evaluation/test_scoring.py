@@ -1,0 +1,140 @@
+"""One pass over images gives what the formulas give on all features at once; references are kept in a file, and made anew when they must be."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddgan_fast.errors import DataError, InputError
+from ddgan_fast.evaluation.metrics import Statistics, frechet_distance, inception_score, precision_recall
+from ddgan_fast.evaluation.reference import reference_features
+from ddgan_fast.evaluation.scoring import PROTOCOLS, Judges, collect, scores, through_jpeg
+
+
+class Pixels:
+    """An extractor whose features are the first pixels of an image."""
+
+    metric_prefix = "pixel-"
+
+    def __init__(self, dim=5, identity="pixels 1"):
+        self.dim, self.identity, self.seen = dim, identity, 0
+
+    def __call__(self, images):
+        assert images.dtype == torch.uint8 and images.shape[1:] == (3, 8, 8)
+        self.seen += len(images)
+        features = images.flatten(1)[:, : self.dim].float() / 255
+        return SimpleNamespace(features=features, probabilities=features[:, :4].double().softmax(dim=1).float())
+
+
+def images_of(count, seed=0):
+    return torch.randint(0, 256, (count, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+class Dataset:
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitems__(self, indices):
+        return self.images[indices].permute(0, 3, 1, 2)
+
+
+def test_batches_give_what_all_features_give():
+    judge, images, others = Pixels(), images_of(103), images_of(90, seed=1)
+    judges = Judges(judge, judge)
+    got = scores(collect(images.split(10), judges, 40), collect(others.split(7), judges, 40), judges)
+    mine, real = judge(images.permute(0, 3, 1, 2)), judge(others.permute(0, 3, 1, 2))
+    whole, of_real = Statistics(5), Statistics(5)
+    whole.add(mine.features)
+    of_real.add(real.features)
+    assert got["pixel-FID"] == pytest.approx(frechet_distance(whole, of_real), rel=1e-9)
+    assert (got["pixel-IS"], got["pixel-IS std"]) == pytest.approx(inception_score(mine.probabilities))
+    assert (got["pixel-precision"], got["pixel-recall"]) == precision_recall(real.features[:40], mine.features[:40])
+    assert 0 < got["pixel-recall"] < 1
+
+
+def test_two_judges_look_at_what_each_needs():
+    fidelity, manifold = Pixels(5), Pixels(3)
+    found = collect(images_of(50).split(8), Judges(fidelity, manifold), 20)
+    assert (fidelity.seen, manifold.seen) == (50, 20)
+    assert found.manifold.shape == (20, 3)
+
+
+def test_samples_are_seen_as_the_pictures_that_are_written():
+    judge, images = Pixels(), images_of(16)
+    judges = Judges(judge, judge)
+    samples = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    assert torch.equal(collect([samples], judges, 16).manifold, collect([images], judges, 16).manifold)
+
+
+def test_the_paper_protocol_sees_jpeg_as_pillow_writes_it(tmp_path):
+    images = images_of(3)
+    for image, got in zip(images, through_jpeg(images), strict=True):
+        Image.fromarray(image.numpy()).save(tmp_path / "image.jpg", quality=75)
+        assert np.array_equal(np.array(Image.open(tmp_path / "image.jpg")), got.numpy())
+        assert not torch.equal(image, got)
+    gray = images[..., :1]
+    assert through_jpeg(gray).shape == gray.shape
+    judge = Pixels()
+    judges = Judges(judge, judge)
+    plain, paper = (collect([images], judges, 3, PROTOCOLS[name].through).manifold for name in ("default", "paper"))
+    assert not torch.equal(plain, paper)
+
+
+def test_pixels_that_are_no_numbers_are_refused():
+    judge = Pixels()
+    for bad in (float("nan"), float("inf")):
+        samples = torch.zeros(4, 3, 8, 8)
+        samples[2, 1, 3, 3] = bad
+        with pytest.raises(DataError, match="NaN or infinite pixels in a batch of 4"):
+            collect([samples], Judges(judge, judge), 4)
+    with pytest.raises(InputError, match="no images"):
+        collect([], Judges(judge, judge), 4)
+
+
+@pytest.fixture
+def looked(tmp_path):
+    """looked(images, judge) -> (features, how many images the judge had to look at)."""
+
+    def look(images, judge, manifold_images=20):
+        judge.seen = 0
+        found = reference_features(Dataset(images), Judges(judge, judge), manifold_images, tmp_path / "cache")
+        return found, judge.seen
+
+    return look
+
+
+def test_a_reference_is_made_once(looked):
+    images, judge = images_of(250), Pixels()
+    made, seen = looked(images, judge)
+    again, seen_again = looked(images.clone(), judge)
+    assert (seen, seen_again) == (250, 0)
+    assert torch.equal(made.manifold, again.manifold)
+    assert frechet_distance(made.statistics, again.statistics) < 1e-12
+    assert torch.equal(made.statistics.mean, again.statistics.mean)
+
+
+def test_another_set_or_network_makes_another_reference(looked):
+    images, judge = images_of(250), Pixels()
+    looked(images, judge)
+    changed = images.clone()
+    changed[123, 4, 4, 1] ^= 1
+    for other in ((changed, judge), (images[:-1], judge), (images, Pixels(identity="pixels 2")), (images, judge, 21)):
+        assert looked(*other)[1] == len(other[0])
+
+
+def test_a_damaged_reference_is_made_again(looked, tmp_path, caplog):
+    images, judge = images_of(50), Pixels()
+    made, _ = looked(images, judge)
+    (path,) = (tmp_path / "cache").iterdir()
+    path.write_bytes(path.read_bytes()[:-200])
+    with caplog.at_level(logging.WARNING):
+        again, seen = looked(images, judge)
+    assert seen == 50 and "cannot be read" in caplog.text and "computing it again" in caplog.text
+    assert torch.equal(made.manifold, again.manifold)
+    assert looked(images, judge)[1] == 0
