@@ -13,6 +13,7 @@ import tyro
 
 from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
 from ddgan_fast.cli_data import Data
+from ddgan_fast.cli_eval import Eval
 from ddgan_fast.cli_export import Export
 from ddgan_fast.cli_show import Env, Presets
 from ddgan_fast.config import Config
@@ -204,6 +205,7 @@ class Convert:
 COMMANDS = {
     "train": Train,
     "sample": Sample,
+    "eval": Eval,
     "bench": Bench,
     "export": Export,
     "convert": Convert,

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
+    {"settings"},
     {"config", "errors", "kernels", "noise"},
     {"config_file", "distributed", "precision", "sources", "pictures", "ops"},
     {"models"},
@@ -18,7 +19,8 @@ ORDER = [
     {"pipeline"},
     {"bench", "environment", "experiments", "serving", "report", "diffusers"},
     {"cli_arguments"},
-    {"cli_data", "cli_export", "cli_show"},
+    {"cli_data", "cli_eval", "cli_export", "cli_figures", "cli_report", "cli_show"},
+    {"cli_experiment"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

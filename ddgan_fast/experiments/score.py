@@ -1,0 +1,127 @@
+"""What a model's samples are worth, beside what they cost, as one row: images, StackedMNIST's modes, or the 25 Gaussians."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from ddgan_fast.data.idx import FASHION_MNIST, read_labelled
+from ddgan_fast.data.toy import SCALE, SIGMA
+from ddgan_fast.distributed import rank_and_world
+from ddgan_fast.errors import InputError
+from ddgan_fast.evaluation.classifier import cached_classifier, stacked_labels
+from ddgan_fast.evaluation.extractors import classifier_extractor, open_extractor
+from ddgan_fast.evaluation.metrics import modes_and_kl
+from ddgan_fast.evaluation.points import score
+from ddgan_fast.evaluation.reference import reference_features
+from ddgan_fast.evaluation.scoring import PROTOCOLS, Judges, collect, scores
+from ddgan_fast.pictures import to_uint8
+
+STACKED_IMAGES, POINTS = 26_000, 10_000  # paper Table 3, after Lin et al. 2018; ours
+
+
+def judges_of(extractor, weights=None, manifold_weights=None, device="cpu"):
+    """The Judges of a name: "standard" is torch-fidelity's Inception and, for precision and recall, its VGG16; else one network for all.
+
+    weights, manifold_weights: files, as extractors.open_extractor takes them.  Raises what that raises.
+    """
+    if extractor == "standard":
+        return Judges(open_extractor("inception", weights, device), open_extractor("vgg16", manifold_weights, device))
+    if manifold_weights:
+        raise InputError(f"feature extractor {extractor!r}: one network makes all numbers; give its weights alone")
+    network = open_extractor(extractor, weights, device)
+    return Judges(network, network)
+
+
+class Drawn:
+    """The samples of this rank's share of seeds 0 .. N - 1 as an iterable of batches; `seconds` is what drawing them took."""
+
+    def __init__(self, pipe, count, batch_size, watch=lambda count: None):
+        """watch: told the number of samples of each batch."""
+        self.pipe, self.count, self.batch_size, self.watch, self.seconds = pipe, count, batch_size, watch, 0.0
+
+    def __iter__(self):
+        start = time.perf_counter()
+        for seeds, samples in self.pipe.batches(range(*self._share()), self.batch_size):
+            if samples.is_cuda:
+                torch.cuda.synchronize(samples.device)
+            self.seconds += time.perf_counter() - start
+            yield samples
+            self.watch(len(seeds))
+            start = time.perf_counter()
+
+    def _share(self):
+        rank, world = rank_and_world()
+        return rank, self.count, world
+
+
+def score_images(pipe, dataset, judges, cache, protocol="default", num_images=50_000, batch_size=100, watch=lambda count: None):
+    """The row of images: {name: value}, None on every rank but the first.
+
+    dataset: what they are compared with, as data.open_dataset gives it.  judges: of `judges_of`.  cache: folder for references.
+    protocol: a name of PROTOCOLS.  num_images: seeds 0 .. num_images - 1.  watch: told the number of images of each batch.
+    Raises InputError for fewer images than the numbers need.
+    """
+    rules, least = PROTOCOLS[protocol], judges.fidelity.dim + 1
+    for count, what in ((num_images, "generated images"), (len(dataset), f"images of {dataset.name}")):
+        if count < least:
+            features = f"{judges.fidelity.name} has {judges.fidelity.dim} features, whose covariance needs"
+            raise InputError(f"{count:,} {what} are too few: {features} {least:,} or more")
+    reference = reference_features(dataset, judges, rules.manifold_images, cache, watch)
+    drawn = Drawn(pipe, num_images, batch_size, watch)
+    found = collect(drawn, judges, rules.manifold_images, rules.through)
+    if rank_and_world()[0]:
+        return None
+    row = {"data": dataset.name, "protocol": protocol, "images": num_images, "reference images": len(dataset)}
+    return row | scores(found, reference, judges) | _cost(pipe, drawn)
+
+
+def digits_of(source, resolution, cache, device="cpu"):
+    """(classifier, its record, training images and labels) for the idx files of a data set, which is trained where `cache` has none.
+
+    source: stackedmnist, fashion-mnist, either with :DIR, or the folder itself.  Raises DataError where there are no labelled idx files.
+    """
+    name, _, folder = str(source).partition(":")
+    if name in ("stackedmnist", "fashion-mnist"):
+        folder = Path(folder).expanduser() if folder else FASHION_MNIST
+    else:
+        folder = Path(source).expanduser()
+    shape = (1, resolution, resolution)
+    train, test = (read_labelled(folder, shape, part) for part in ("train", "t10k"))
+    return *cached_classifier(cache, train, test, device=device), train
+
+
+def score_stacked(pipe, dataset, classifier, record, num_images=STACKED_IMAGES, batch_size=100, watch=lambda count: None):
+    """The row of StackedMNIST (paper Table 3): modes of 1,000, KL from all modes equally in nats, the same of real stacked images.
+
+    dataset: StackedMNIST.  classifier, record: of `digits_of`.  Runs on one rank.
+    """
+    drawn = Drawn(pipe, num_images, batch_size, watch)
+    labels = torch.cat([stacked_labels(classifier, to_uint8(samples).permute(0, 3, 1, 2)).cpu() for samples in drawn])
+    modes, kl = modes_and_kl(labels, 1000)
+    parts = torch.arange(min(num_images, len(dataset))).split(1000)
+    real = torch.cat([stacked_labels(classifier, dataset.__getitems__(part)) for part in parts])
+    real_modes, real_kl = modes_and_kl(real, 1000)
+    row = {"data": dataset.name, "images": num_images, "modes": modes, "KL": kl, "modes of real images": real_modes}
+    return row | {"KL of real images": real_kl, "classifier accuracy": record["accuracy"]} | _cost(pipe, drawn)
+
+
+def classifier_judges(classifier, channels):
+    """Judges of the classifier's own features, for digits and clothes, which Inception does not know."""
+    network = classifier_extractor(classifier, channels)
+    return Judges(network, network)
+
+
+def score_points(pipe, num_points=POINTS, batch_size=POINTS):
+    """The row of the 25 Gaussians (paper Fig. 6): modes, share within 3 sigma of one ("high quality"), KL from all modes equally."""
+    drawn = Drawn(pipe, num_points, batch_size)
+    axis = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0]) / SCALE
+    found = score(torch.cat(list(drawn)), torch.cartesian_prod(axis, axis), SIGMA / SCALE)
+    return {"data": "gaussians25", "points": num_points} | found._asdict() | _cost(pipe, drawn)
+
+
+def _cost(pipe, drawn):
+    """What the samples cost: NFE, and seconds of drawing them on the first rank."""
+    _, world = rank_and_world()
+    where = f"{pipe.device.type}" + (f" x{world}" if world > 1 else "")
+    return {"NFE": pipe.config.diffusion.steps, "seconds": drawn.seconds, "device": where, "engine": pipe.engine}

@@ -1,0 +1,157 @@
+"""`ddgan eval` and what it calls: rows of scores, from tiny models on small sets."""
+
+import json
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ddgan_fast.cli import main
+from ddgan_fast.data.datasets import open_dataset
+from ddgan_fast.errors import InputError
+from ddgan_fast.evaluation.scoring import Judges
+from ddgan_fast.experiments.score import judges_of, score_images, score_points, score_stacked
+
+
+class Corner:
+    """An extractor whose features are four pixels."""
+
+    name, dim, identity, metric_prefix = "corner", 4, "corner", "corner-"
+
+    def __call__(self, images):
+        return SimpleNamespace(features=images[:, 0, :2, :2].flatten(1).float(), probabilities=None)
+
+
+@pytest.fixture
+def judges():
+    judge = Corner()
+    return Judges(judge, judge)
+
+
+def test_images_are_scored_beside_their_cost(make, judges, tmp_path):
+    pipe, seen = make(), []
+    dataset = open_dataset("digits", pipe.config.model)
+    row = score_images(pipe, dataset, judges, tmp_path, num_images=50, batch_size=20, watch=seen.append)
+    assert sum(seen) == 1797 + 50
+    assert row["corner-FID"] > 0 and 0 <= row["corner-recall"] <= 1 and row["NFE"] == 4 and row["seconds"] > 0
+    assert (row["data"], row["images"], row["reference images"], row["protocol"]) == ("digits", 50, 1797, "default")
+    again = score_images(pipe, dataset, judges, tmp_path, num_images=50, batch_size=7)
+    assert again["corner-FID"] == pytest.approx(row["corner-FID"], rel=1e-9)
+    assert score_images(pipe, dataset, judges, tmp_path, "paper", num_images=50)["corner-FID"] != row["corner-FID"]
+
+
+def test_a_set_against_itself_has_no_distance(judges, make, tmp_path):
+    dataset = open_dataset("digits", make().config.model)
+    pipe = SimpleNamespace(
+        batches=lambda seeds, size: iter([(seeds, dataset.__getitems__(list(seeds)).permute(0, 2, 3, 1))]),
+        config=make().config, device=torch.device("cpu"), engine="none",
+    )  # fmt: skip
+    row = score_images(pipe, dataset, judges, tmp_path, num_images=1797)
+    assert abs(row["corner-FID"]) < 1e-6 and row["corner-precision"] == row["corner-recall"] == 1
+
+
+def test_too_few_images_are_refused_before_any_work(make, judges, tmp_path):
+    pipe = make()
+    dataset = open_dataset("digits", pipe.config.model)
+    with pytest.raises(InputError, match="4 generated images are too few: corner has 4 features, whose covariance needs 5 or more"):
+        score_images(pipe, dataset, judges, tmp_path, num_images=4)
+    few = open_dataset("digits", pipe.config.model, max_images=3)
+    with pytest.raises(InputError, match="3 images of digits are too few"):
+        score_images(pipe, few, judges, tmp_path, num_images=50)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_network_takes_one_file():
+    with pytest.raises(InputError, match="one network makes all numbers"):
+        judges_of("lite0", None, "vgg.pth")
+
+
+def test_points_that_are_the_data_are_of_high_quality(make):
+    config = make("gaussians25").config
+    points = open_dataset("gaussians25", config.model).items
+    pipe = SimpleNamespace(
+        batches=lambda seeds, size: iter([(seeds, points[: len(seeds)])]), config=config, device=torch.device("cpu"), engine="none"
+    )
+    row = score_points(pipe)
+    assert row["modes"] == 25 and row["high_quality"] == pytest.approx(0.989, abs=0.005) and row["kl"] < 1e-3
+    assert score_points(make("gaussians25", channels=8))["high_quality"] < 0.2
+
+
+def write_idx(folder, part, images, labels):
+    (folder / f"{part}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", *images.shape) + images.tobytes())
+    (folder / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + struct.pack(">I", len(labels)) + labels.tobytes())
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory):
+    """A folder of idx files: class c is a bright row 3c .. 3c + 2 of 28, with noise."""
+    folder, rng = tmp_path_factory.mktemp("bars"), np.random.default_rng(0)
+    for part, count in (("train", 600), ("t10k", 100)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[3 * label : 3 * label + 3 if label < 9 else 28] = 200
+        write_idx(folder, part, images, labels)
+    return folder
+
+
+def evaluated(capsys, *words):
+    code = main(["eval", *map(str, words)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def stacked_model(make, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make(resolution=32, image_channels=3, data="").save_pretrained(folder / "stacked")
+    return folder / "stacked"
+
+
+def test_stackedmnist_from_the_command_line(stacked_model, bars, tmp_path, capsys):
+    words = "--model", stacked_model, "--data", f"stackedmnist:{bars}", "--cache", tmp_path, "--num-images", 200, "--json"
+    code, out, err = evaluated(capsys, *words)
+    assert code == 0, err
+    row = json.loads(out)
+    assert row["classifier accuracy"] > 0.95 and 1 <= row["modes"] <= 200 and row["KL"] > row["KL of real images"]
+    assert row["modes of real images"] > 150 and row["images"] == 200
+    assert json.loads(evaluated(capsys, *words)[1]) | {"seconds": 0} == row | {"seconds": 0}
+
+
+def test_modes_of_real_stacked_digits_are_their_labels(bars, make, tmp_path):
+    from ddgan_fast.experiments.score import digits_of
+
+    config = make(resolution=32, image_channels=3).config
+    dataset = open_dataset(f"stackedmnist:{bars}", config.model)
+    classifier, record, _ = digits_of(bars, 32, tmp_path)
+    pipe = SimpleNamespace(
+        batches=lambda seeds, size: iter([(seeds, dataset.__getitems__(list(seeds)).permute(0, 2, 3, 1))]),
+        config=config, device=torch.device("cpu"), engine="none",
+    )  # fmt: skip
+    row = score_stacked(pipe, dataset, classifier, record, num_images=500)
+    assert row["modes"] == row["modes of real images"] == len(set(dataset.labels[:500].tolist()))
+    assert row["KL"] == row["KL of real images"]
+
+
+def test_the_classifier_as_extractor_names_its_numbers(stacked_model, bars, tmp_path, capsys):
+    words = "--model", stacked_model, "--data", bars, "--feature-extractor", "classifier", "--cache", tmp_path, "--num-images", 400
+    code, out, err = evaluated(capsys, *words)
+    assert code == 0, err
+    assert "classifier-FID" in out and "classifier-recall" in out and "\nFID" not in out
+
+
+def test_wrong_words(stacked_model, bars, tmp_path, capsys, monkeypatch):
+    cases = [
+        ("--num-images 0", 2, "whole numbers of 1 or more"),
+        ("", 2, "give --data"),
+        (f"--data {tmp_path / 'no'}", 3, "no such path"),
+        ("--data gaussians25", 2, "it holds 2-D points"),
+        ("--data digits --feature-extractor classifier", 3, "no idx files here"),
+        (f"--data {bars} --feature-extractor lite0 --weights {tmp_path / 'no.pth'}", 5, "path: "),
+    ]
+    for words, code, text in cases:
+        got, _, err = evaluated(capsys, "--model", stacked_model, "--cache", tmp_path, *words.split())
+        assert (got, text in err) == (code, True), (words, err)
+        assert "Traceback" not in err and len(err.splitlines()) < 15
