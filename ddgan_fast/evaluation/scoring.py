@@ -100,19 +100,27 @@ def collect(batches, judges, manifold_images, through=unchanged):
     if not manifold and world == 1:
         raise InputError("no images to score")
     manifold = torch.cat(manifold) if manifold else torch.empty(0, judges.manifold.dim)
-    return _over_ranks(Collected(statistics, manifold, torch.cat(probabilities) if probabilities else None), world)
+    mine = Collected(statistics, manifold, torch.cat(probabilities) if probabilities else None)
+    return mine if world == 1 else _over_ranks(mine, world, manifold_images)
 
 
-def _over_ranks(mine, world):
-    if world == 1:
-        return mine
+def _over_ranks(mine, world, manifold_images):
+    """The same on every rank, as if one had looked at all images: rank r has seen r, r + world, ..."""
     parts = [None] * world
     dist.all_gather_object(parts, (mine.statistics.to_dict(), mine.manifold, mine.probabilities))
     statistics = Statistics(mine.statistics.width)
     for part, _, _ in parts:
         statistics.merge(Statistics.from_dict(part))
     known = [part for _, _, part in parts if part is not None]
-    return Collected(statistics, torch.cat([part for _, part, _ in parts]), torch.cat(known) if known else None)
+    return Collected(statistics, _in_turn([part for _, part, _ in parts])[:manifold_images], _in_turn(known) if known else None)
+
+
+def _in_turn(parts):
+    """The rows of tensors, one of each in turn; the first tensors may have one more."""
+    rows = parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1])
+    for at, part in enumerate(parts):
+        rows[at :: len(parts)] = part
+    return rows
 
 
 def scores(generated, reference, judges):
