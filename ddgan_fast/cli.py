@@ -14,7 +14,9 @@ import tyro
 from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
 from ddgan_fast.cli_data import Data
 from ddgan_fast.cli_eval import Eval
+from ddgan_fast.cli_experiment import Experiment
 from ddgan_fast.cli_export import Export
+from ddgan_fast.cli_report import Report
 from ddgan_fast.cli_show import Env, Presets
 from ddgan_fast.config import Config
 from ddgan_fast.errors import DDGANError, InputError, ResourceError
@@ -208,6 +210,8 @@ COMMANDS = {
     "eval": Eval,
     "bench": Bench,
     "export": Export,
+    "experiment": Experiment,
+    "report": Report,
     "convert": Convert,
     "presets": Presets,
     "env": Env,

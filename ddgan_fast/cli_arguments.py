@@ -48,6 +48,21 @@ def pick_device(name):
     return device
 
 
+def open_training_data(pipe, data=None):
+    """(data set, its source): `data`, or where that is None what the pipeline's model was trained on, as many images of it.
+
+    Raises InputError where the model does not say it, and what data.open_dataset raises.
+    """
+    from ddgan_fast.data.datasets import open_dataset
+
+    train = pipe.config.train
+    source = data or train.data
+    if not source:
+        raise InputError("the model does not say what it was trained on: give --data")
+    limits = {} if data else {"on_bad_image": train.on_bad_image, "max_images": train.max_images}
+    return open_dataset(source, pipe.config.model, train.seed, train.resident_gb, **limits), source
+
+
 def flag_value(argv, flag):
     """The value of `--flag value` or `--flag=value` in argv, or None."""
     for i, word in enumerate(argv):

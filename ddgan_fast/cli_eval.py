@@ -1,28 +1,22 @@
-"""`ddgan eval`: scores of a model beside its speed."""
+"""`ddgan eval`: scores of a model beside its speed. Heavy imports are inside the commands."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddgan_fast.cli_arguments import pick_device
+from ddgan_fast.cli_arguments import open_training_data, pick_device
 from ddgan_fast.errors import InputError
 
 
-@dataclass(frozen=True)
-class Eval:
-    """Score a model: `ddgan eval --model DIR --data cifar10:DIR`.
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Flags of what scores images."""
 
-    Images: FID, Inception Score, precision and recall; with --data stackedmnist modes and KL, of points modes, quality and KL.
-    `torchrun --nproc-per-node 8 --no-python ddgan eval ...` shares the images out.
-    """
-
-    model: Path
-    """A model folder, or a training run (its newest EMA)."""
     data: str | None = None
     """What the images are compared with, as --data of `ddgan train` takes it; by default what the model was trained on."""
     num_images: int | None = None
-    """Seeds 0 .. N - 1; by default 50,000, of StackedMNIST 26,000, of points 10,000."""
+    """Seeds 0 .. N - 1; by default what the paper takes: 50,000, of CelebA-HQ's table 30,000, of StackedMNIST 26,000; 10,000 points."""
     protocol: Literal["default", "paper"] = "default"
     """default: uint8 images; paper: through JPEG of quality 75, as the released code scored them. All in memory."""
     feature_extractor: Literal["standard", "lite0", "classifier"] = "standard"
@@ -38,12 +32,62 @@ class Eval:
     """cpu, cuda, cuda:N, or auto; under torchrun the GPU of the rank."""
     engine: str = "auto"
     """How the network runs, as in `ddgan sample`."""
-    engine_file: Path | None = None
-    """Folder of `ddgan export` that runs in place of the network."""
     precision: str | None = None
     """fp32, tf32, bf16 or fp16; by default the model's own, fp32."""
     cache: Path | None = None
     """Folder for features of reference images and for trained classifiers; by default ~/.cache/ddgan_fast."""
+
+    def open(self, model, engine_file=None):
+        """The compiled DDGANPipeline of a model folder or run. Raises InputError for numbers of images below 1."""
+        from ddgan_fast.pipeline import DDGANPipeline
+
+        if self.batch_size < 1 or (self.num_images is not None and self.num_images < 1):
+            raise InputError(f"--num-images {self.num_images}, --batch-size {self.batch_size}: give whole numbers of 1 or more")
+        return DDGANPipeline.from_pretrained(model).to(pick_device(self.device)).compile(self.engine, self.precision, engine_file)
+
+    def cache_folder(self):
+        """Where features and classifiers are kept."""
+        from ddgan_fast.evaluation.reference import default_cache
+
+        return self.cache or default_cache()
+
+    def digits(self, source, pipe):
+        """(classifier, its record) of a data set of idx files."""
+        from ddgan_fast.experiments.score import digits_of
+
+        alone("the classifier")
+        return digits_of(source, pipe.config.model.resolution, self.cache_folder(), pipe.device)
+
+    def judges(self, source, pipe):
+        """The networks that look at the images of a pipeline and at those of its data."""
+        from ddgan_fast.experiments.score import classifier_judges, judges_of
+
+        if self.feature_extractor == "classifier":
+            return classifier_judges(self.digits(source, pipe)[0], pipe.config.model.image_channels)
+        return judges_of(self.feature_extractor, self.weights, self.manifold_weights, pipe.device)
+
+
+def alone(what):
+    """Raise InputError under torchrun with several ranks."""
+    from ddgan_fast.distributed import rank_and_world
+
+    world = rank_and_world()[1]
+    if world > 1:
+        raise InputError(f"{world} ranks: {what} takes one; run it without torchrun")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Scoring):
+    """Score a model: `ddgan eval --model DIR --data cifar10:DIR`.
+
+    Images: FID, Inception Score, precision and recall; with --data stackedmnist modes and KL, of points modes, quality and KL.
+    `torchrun --nproc-per-node 8 --no-python ddgan eval ...` shares the images out.
+    """
+
+    model: Path
+    """A model folder, or a training run (its newest EMA)."""
+    engine_file: Path | None = None
+    """Folder of `ddgan export` that runs in place of the network."""
     patience: float = 1800.0
     """Seconds after which a rank that does not answer ends the others."""
     json: bool = False
@@ -53,55 +97,26 @@ class Eval:
         from tqdm import tqdm
 
         from ddgan_fast.distributed import rank_and_world, together
-        from ddgan_fast.pipeline import DDGANPipeline
 
-        if self.batch_size < 1 or (self.num_images is not None and self.num_images < 1):
-            raise InputError(f"--num-images {self.num_images}, --batch-size {self.batch_size}: give whole numbers of 1 or more")
-        rank, world = rank_and_world()
-        device = pick_device(self.device)
-        with together(device, self.patience):
-            pipe = DDGANPipeline.from_pretrained(self.model).to(device).compile(self.engine, self.precision, self.engine_file)
-            with tqdm(unit="img", mininterval=1.0, delay=0.1, disable=rank > 0) as bar:
-                row = self._row(pipe, device, world, bar.update)
+        with together(pick_device(self.device), self.patience):
+            pipe = self.open(self.model, self.engine_file)
+            with tqdm(unit="img", mininterval=1.0, delay=0.1, disable=rank_and_world()[0] > 0) as bar:
+                row = self._row(pipe, bar.update)
         if row is not None:
             self._print({"model": str(self.model)} | row)
 
-    def _row(self, pipe, device, world, watch):
-        from ddgan_fast.data.datasets import open_dataset
-        from ddgan_fast.evaluation.reference import default_cache
-        from ddgan_fast.experiments.score import (
-            POINTS,
-            STACKED_IMAGES,
-            classifier_judges,
-            digits_of,
-            judges_of,
-            score_images,
-            score_points,
-            score_stacked,
-        )
+    def _row(self, pipe, watch):
+        from ddgan_fast.experiments.score import POINTS, STACKED_IMAGES, score_images, score_points, score_stacked
 
-        model, cache = pipe.config.model, self.cache or default_cache()
-        if model.network == "mlp":
-            self._alone(world, "points")
+        if pipe.config.model.network == "mlp":
+            alone("a model of points")
             return score_points(pipe, self.num_images or POINTS)
-        source = self.data or pipe.config.train.data
-        if not source:
-            raise InputError("the model does not say what it was trained on: give --data")
-        dataset = open_dataset(source, model, pipe.config.train.seed)
-        stacked = source.partition(":")[0] == "stackedmnist"
-        if stacked or self.feature_extractor == "classifier":
-            self._alone(world, "the classifier")
-            classifier, record, _ = digits_of(source, model.resolution, cache, device)
-            if stacked:
-                return score_stacked(pipe, dataset, classifier, record, self.num_images or STACKED_IMAGES, self.batch_size, watch)
-            judges = classifier_judges(classifier, model.image_channels)
-        else:
-            judges = judges_of(self.feature_extractor, self.weights, self.manifold_weights, device)
-        return score_images(pipe, dataset, judges, cache, self.protocol, self.num_images or 50_000, self.batch_size, watch)
-
-    def _alone(self, world, what):
-        if world > 1:
-            raise InputError(f"{world} ranks: {what} takes one; run it without torchrun")
+        dataset, source = open_training_data(pipe, self.data)
+        if source.partition(":")[0] == "stackedmnist":
+            classifier, record = self.digits(source, pipe)
+            return score_stacked(pipe, dataset, classifier, record, self.num_images or STACKED_IMAGES, self.batch_size, watch)
+        options = self.protocol, self.num_images or 50_000, self.batch_size, watch
+        return score_images(pipe, dataset, self.judges(source, pipe), self.cache_folder(), *options)
 
     def _print(self, row):
         if self.json:

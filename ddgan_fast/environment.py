@@ -16,6 +16,8 @@ EXTRAS = {  # extra: a module that it brings
     "tensorrt-rtx": "tensorrt_rtx",
     "torch-tensorrt": "torch_tensorrt",
     "metrics": "torch_fidelity",
+    "lite0": "efficientnet_lite_pytorch",
+    "plots": "matplotlib",
     "hub": "huggingface_hub",
     "demo": "gradio",
     "serve": "litserve",

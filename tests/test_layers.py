@@ -16,10 +16,11 @@ ORDER = [
     {"diffusion"},
     {"checkpoint"},
     {"data", "training", "sampling", "engines", "evaluation"},
-    {"pipeline"},
-    {"bench", "environment", "experiments", "serving", "report", "diffusers"},
+    {"pipeline", "environment"},
+    {"bench", "experiments", "serving", "report", "diffusers"},
     {"cli_arguments"},
     {"cli_data", "cli_eval", "cli_export", "cli_figures", "cli_report", "cli_show"},
+    {"cli_tables"},
     {"cli_experiment"},
     {"cli"},
 ]

@@ -77,7 +77,7 @@ def score_images(pipe, dataset, judges, cache, protocol="default", num_images=50
 
 
 def digits_of(source, resolution, cache, device="cpu"):
-    """(classifier, its record, training images and labels) for the idx files of a data set, which is trained where `cache` has none.
+    """(classifier, its record) for the idx files of a data set, trained where `cache` has none.
 
     source: stackedmnist, fashion-mnist, either with :DIR, or the folder itself.  Raises DataError where there are no labelled idx files.
     """
@@ -88,7 +88,7 @@ def digits_of(source, resolution, cache, device="cpu"):
         folder = Path(source).expanduser()
     shape = (1, resolution, resolution)
     train, test = (read_labelled(folder, shape, part) for part in ("train", "t10k"))
-    return *cached_classifier(cache, train, test, device=device), train
+    return cached_classifier(cache, train, test, device=device)
 
 
 def score_stacked(pipe, dataset, classifier, record, num_images=STACKED_IMAGES, batch_size=100, watch=lambda count: None):

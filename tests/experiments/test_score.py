@@ -1,10 +1,8 @@
 """`ddgan eval` and what it calls: rows of scores, from tiny models on small sets."""
 
 import json
-import struct
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -79,35 +77,10 @@ def test_points_that_are_the_data_are_of_high_quality(make):
     assert score_points(make("gaussians25", channels=8))["high_quality"] < 0.2
 
 
-def write_idx(folder, part, images, labels):
-    (folder / f"{part}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", *images.shape) + images.tobytes())
-    (folder / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + struct.pack(">I", len(labels)) + labels.tobytes())
-
-
-@pytest.fixture(scope="module")
-def bars(tmp_path_factory):
-    """A folder of idx files: class c is a bright row 3c .. 3c + 2 of 28, with noise."""
-    folder, rng = tmp_path_factory.mktemp("bars"), np.random.default_rng(0)
-    for part, count in (("train", 600), ("t10k", 100)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        images = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[3 * label : 3 * label + 3 if label < 9 else 28] = 200
-        write_idx(folder, part, images, labels)
-    return folder
-
-
 def evaluated(capsys, *words):
     code = main(["eval", *map(str, words)])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
-
-
-@pytest.fixture(scope="module")
-def stacked_model(make, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make(resolution=32, image_channels=3, data="").save_pretrained(folder / "stacked")
-    return folder / "stacked"
 
 
 def test_stackedmnist_from_the_command_line(stacked_model, bars, tmp_path, capsys):
@@ -125,7 +98,7 @@ def test_modes_of_real_stacked_digits_are_their_labels(bars, make, tmp_path):
 
     config = make(resolution=32, image_channels=3).config
     dataset = open_dataset(f"stackedmnist:{bars}", config.model)
-    classifier, record, _ = digits_of(bars, 32, tmp_path)
+    classifier, record = digits_of(bars, 32, tmp_path)
     pipe = SimpleNamespace(
         batches=lambda seeds, size: iter([(seeds, dataset.__getitems__(list(seeds)).permute(0, 2, 3, 1))]),
         config=config, device=torch.device("cpu"), engine="none",

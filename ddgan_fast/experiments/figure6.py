@@ -1,0 +1,182 @@
+"""Paper Fig. 6: how samplers cover the 25 Gaussians: a vanilla GAN, WGAN-GP, DDPM at 100 and 500 steps, and DDGAN.
+
+All have the networks, the learning rate, the batch size and the iterations of C.5, and the points of the preset gaussians25. `run` writes
+figure6.csv, a row for each, and figure6.png, where they lie.
+"""
+
+import csv
+import importlib.util
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ddgan_fast.checkpoint.folder import newest_checkpoint, read_json
+from ddgan_fast.config import override, preset
+from ddgan_fast.data import open_loader
+from ddgan_fast.data.toy import SCALE, SIGMA
+from ddgan_fast.errors import InputError, MissingError, ResourceError
+from ddgan_fast.evaluation.points import score
+from ddgan_fast.experiments import point_baselines
+from ddgan_fast.experiments.point_baselines import DDPM, GAN, Training, WassersteinGAN
+from ddgan_fast.experiments.score import POINTS
+from ddgan_fast.pictures import density, whole_file
+from ddgan_fast.pipeline import DDGANPipeline
+from ddgan_fast.training.loop import train
+from ddgan_fast.training.run import locked, open_run
+
+log = logging.getLogger(__name__)
+BASELINES = {"GAN": (GAN, 1), "WGAN-GP": (WassersteinGAN, 1), "DDPM-100": (DDPM, 100), "DDPM-500": (DDPM, 500)}  # method: (kind, NFE)
+OURS = {"T=4": 4, "T=1": 1}  # method: steps of DDGAN
+METHODS = *BASELINES, *OURS
+TITLES = {
+    "data": "data", "GAN": "vanilla GAN", "WGAN-GP": "WGAN-GP", "DDPM-100": "DDPM, 100 steps", "DDPM-500": "DDPM, 500 steps",
+    "T=4": "DDGAN, T = 4", "T=1": "DDGAN, T = 1",
+}  # fmt: skip
+SAMPLING = 2**32  # added to the seed for samples of the baselines: seeds of training are below
+PANEL_INCHES, DPI = (2.4, 2.7), 120
+
+
+class Drawn(NamedTuple):
+    """Points [N, 2] of a method, and what it took: `training` is None where that was not measured here; `seconds` drew the points."""
+
+    points: torch.Tensor
+    seconds: float | None = None
+    nfe: int | None = None
+    iterations: int | None = None
+    batch_size: int | None = None
+    training: Training | None = None
+    setting: str = ""
+
+
+def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", seed=0, ours=None, points=POINTS):
+    """Train what is not given, write <out>/figure6.csv and .png, and return the rows: those of the data and of the methods, in order.
+
+    out: folder; trainings of DDGAN lie in it as runs, and go on where they were stopped.  iterations: steps of the generator.
+    methods: some of METHODS.  seed: of data, weights and noise, 0 to 2^32 - 1.  ours: {"T=4": a model folder or run, ...} of trained
+    models, whose rows have their own iterations and batch size.  points: drawn from each method.
+    Raises InputError for other names, MissingError without matplotlib, and what training raises.
+    """
+    out, device, ours = Path(out), torch.device(device), ours or {}
+    _check(methods, ours, points)
+    given = {name: _given(name, folder, device) for name, folder in ours.items()}
+    config = override(preset("gaussians25"), {"iterations": iterations, "batch_size": batch_size, "seed": seed})
+    loader = open_loader(config, device)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{out}: cannot be written: {error}") from error
+    found, trained = {"data": Drawn(loader.dataset.items[:points].cpu())}, {}
+    rows = [_row("data", found["data"], seed, device)]
+    for name in methods:
+        if name in BASELINES:
+            found[name] = _baseline(name, config, loader, device, points, trained)
+        else:
+            pipe, steps_made, training = given.get(name) or _trained(config, OURS[name], loader, out / name, device)
+            found[name] = _drawn(pipe, points, steps_made, training)
+        rows.append(_row(name, found[name], seed, device))
+        log.info("%s: %d modes, %.1f %% within 3 sigma", name, rows[-1]["modes"], 100 * rows[-1]["high_quality"])
+        _write(out / "figure6.csv", rows)  # what there is: the next one may take hours
+    draw(out / "figure6.png", {name: drawn.points for name, drawn in found.items()}, rows)
+    return rows
+
+
+def draw(path, points, rows):
+    """Write the figure: one row of density panels.  points: {method: [N, 2]}.  rows: of `run`, in the same order."""
+    from matplotlib.figure import Figure
+
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(width * len(points), height), layout="constrained")
+    for axis, (name, where), row in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), rows, strict=True):
+        axis.imshow(density(where.numpy(), side=256)[:, :, 0], cmap="gray", vmin=0, vmax=255)
+        axis.set_title(TITLES[name])
+        axis.set_xlabel(f"{row['modes']} modes, {row['high_quality']:.1%}")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
+
+
+def _check(methods, ours, points):
+    """Raises InputError for names that there are not, and MissingError without matplotlib: now, not after hours of training."""
+    for name in methods:
+        if name not in METHODS:
+            raise InputError(f"method {name!r}: there are {', '.join(METHODS)}")
+    for name in ours:
+        if name not in OURS or name not in methods:
+            raise InputError(f"model for {name!r}: models are given for those of {', '.join(OURS)} that are among the methods")
+    if not methods or len(set(methods)) < len(methods) or points < 1:
+        raise InputError(f"methods {', '.join(methods)}; points = {points}: give each method once, one or more, and 1 point or more")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingError('figure 6: matplotlib is not installed; pip install "ddgan_fast[plots]"')
+
+
+def _baseline(name, config, loader, device, points, trained):
+    """Points of a baseline; trained: {kind: (baseline, Training)} of those before, for DDPM samples twice."""
+    (kind, nfe), settings = BASELINES[name], config.train
+    if kind not in trained:
+        baseline = kind(config.model, settings.lr_g, settings.seed, device)
+        cost = point_baselines.train(baseline, loader.batches(), settings.iterations, lambda text: log.info("%s: %s", name, text))
+        trained[kind] = baseline, cost
+    baseline, cost = trained[kind]
+    random, start = torch.Generator(device).manual_seed(SAMPLING + settings.seed), time.perf_counter()
+    samples = baseline.sample(points, random, nfe).cpu()
+    setting = f"{baseline.setting}, rate {settings.lr_g:g}"
+    return Drawn(samples, time.perf_counter() - start, nfe, settings.iterations, settings.batch_size, cost, setting)
+
+
+def _given(name, folder, device):
+    """(pipeline, iterations it was trained for, None) of a model folder or run. Raises InputError for a model of another kind."""
+    folder = Path(folder)
+    pipe = DDGANPipeline.from_pretrained(folder).to(device)
+    network, steps = pipe.config.model.network, pipe.config.diffusion.steps
+    if network != "mlp" or steps != OURS[name]:
+        raise InputError(f"{folder}: network {network!r} with T = {steps}; {name} takes one of points with T = {OURS[name]}")
+    run_of = (folder / "checkpoints").is_dir() and not (folder / "config.json").is_file()
+    made = read_json(newest_checkpoint(folder / "checkpoints") / "state.json")["step"] if run_of else pipe.config.train.iterations
+    return pipe, made, None
+
+
+def _trained(config, steps, loader, folder, device):
+    """(pipeline, iterations, Training or None where it went on from an earlier one) of the preset with T = steps; a run in `folder`."""
+    config = override(config, {"steps": steps})
+    with locked(folder):
+        state = open_run(folder, config, {}, device, resume=(folder / "checkpoints").is_dir())
+        before, start = state.step, time.perf_counter()
+        train(state, loader, folder)
+    seconds = time.perf_counter() - start
+    training = None if before else Training(seconds, 1e3 * seconds / state.step)
+    return DDGANPipeline(state.ema.module, config), state.step, training
+
+
+def _drawn(pipe, points, iterations, training):
+    """Points of DDGAN, of the seeds 0 .. points - 1."""
+    output, settings = pipe(num_images=points, output_type="pt", batch_size=points), pipe.config.train
+    adam = f"Adam {settings.beta1:g}, {settings.beta2:g}, rates {settings.lr_g:g} and {settings.lr_d:g}"
+    setting = f"R1 {settings.r1_gamma:g} every {settings.r1_every}, {adam}, EMA {settings.ema_decay:g}"
+    return Drawn(output.images.cpu(), output.seconds, output.nfe, iterations, settings.batch_size, training, setting)
+
+
+def _row(name, drawn, seed, device):
+    """The row of a method; None for what it has not."""
+    axis = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0]) / SCALE
+    found = score(drawn.points, torch.cartesian_prod(axis, axis), SIGMA / SCALE)
+    training_seconds, ms_per_step = drawn.training or (None, None)
+    row = {"method": name, "points": len(drawn.points)} | found._asdict()
+    row |= {"NFE": drawn.nfe, "iterations": drawn.iterations, "batch_size": drawn.batch_size, "ms_per_step": ms_per_step}
+    return row | {
+        "training_seconds": training_seconds,
+        "seconds": drawn.seconds,
+        "seed": seed,
+        "device": device.type,
+        "setting": drawn.setting,
+    }
+
+
+def _write(path, rows):
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)

@@ -1,0 +1,192 @@
+"""What paper Fig. 6 compares DDGAN with on points in the plane: a vanilla GAN, WGAN-GP and DDPM, as their papers have them.
+
+Their networks are those of ours, models.toy (paper C.5: 3 layers of 512), with zeros for the inputs that they have no use for; so depth,
+width, scale of inputs and initial weights are the same. All train with Adam at one constant rate.
+"""
+
+import dataclasses
+import logging
+import math
+import time
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ddgan_fast.errors import NonFiniteError
+from ddgan_fast.experiments.samplers import TRAINED_STEPS, ddpm, levels
+from ddgan_fast.models.layers import sinusoid
+from ddgan_fast.models.toy import ToyDiscriminator, ToyGenerator
+from ddgan_fast.training.ema import EMA
+
+log = logging.getLogger(__name__)
+CRITIC_STEPS, PENALTY = 5, 10.0  # Gulrajani et al. 2017, Algorithm 1
+TIME_FEATURES = 32  # of DDPM's sinusoidal embedding
+EMA_DECAY = 0.999  # of DDPM; its paper's 0.9999 would keep the start for the length of the training, ours has this
+LOG_EVERY = 2000
+
+
+def gan_d_loss(real_logits, fake_logits):
+    """-mean log D(real) - mean log(1 - D(fake)) (Goodfellow et al. 2014, Eq. 1).  Logits: [B]."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def gan_g_loss(fake_logits):
+    """-mean log D(fake), the one that does not saturate (Goodfellow et al. 2014, Sec. 3)."""
+    return F.softplus(-fake_logits).mean()
+
+
+def gradient_penalty(critic, real, fake, mix):
+    """mean (|gradient of the critic at mix * real + (1 - mix) * fake| - 1)^2 (Gulrajani et al. 2017, Eq. 3), with a graph to its weights.
+
+    critic: function of points [B, 2] -> [B].  real, fake: [B, 2].  mix: [B, 1] in [0, 1].
+    """
+    between = torch.lerp(fake, real, mix).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (gradient.norm(dim=1) - 1).square().mean()
+
+
+def ddpm_loss(network, x0, t, noise):
+    """mean |noise - network(x_t, t)|^2 (Ho et al. 2020, Eq. 14), over points and axes.
+
+    network: as samplers has it, t in (0, 1].  x0, noise: [B, 2].  t: [B] int64 in 1..TRAINED_STEPS.
+    """
+    alpha, sigma = (column[:, None] for column in LEVELS.to(x0.device)[t - 1].to(x0.dtype).unbind(1))
+    return F.mse_loss(network(alpha * x0 + sigma * noise, t / TRAINED_STEPS), noise)
+
+
+LEVELS = torch.tensor([levels(i / TRAINED_STEPS) for i in range(1, TRAINED_STEPS + 1)], dtype=torch.float64)  # [TRAINED_STEPS, 2]
+
+
+class GAN:
+    """Goodfellow et al. 2014, with the Adam of DCGAN (Radford et al. 2016)."""
+
+    setting = "non-saturating loss, Adam 0.5, 0.999"
+    betas = 0.5, 0.999
+
+    def __init__(self, model, rate, seed, device="cpu"):
+        """model: config.Model of the networks.  rate: Adam's.  seed: of weights and training noise, 0 to 2^32 - 1."""
+        self.model, self.random = model, torch.Generator(device).manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network, self.discriminator = ToyGenerator(model).to(device), ToyDiscriminator(model).to(device)
+        self.optim_g, self.optim_d = (_adam(network, rate, self.betas) for network in (self.network, self.discriminator))
+
+    def step(self, batches):
+        """One step of both networks; {loss: scalar}.  batches: iterator of points [B, 2]."""
+        real = next(batches)
+        with torch.no_grad():
+            fake = self.generate(len(real), self.random)
+        d = gan_d_loss(*self.judge(torch.cat((real, fake))).chunk(2))
+        _update(self.optim_d, d)
+        g = gan_g_loss(self.judge(self.generate(len(real), self.random)))
+        _update(self.optim_g, g)
+        return {"D": d, "G": g}
+
+    def generate(self, count, random):
+        """Points [count, 2] with a graph; random: torch.Generator of their latents."""
+        z = torch.randn(count, self.model.latent_dim, generator=random, device=random.device)
+        return self.network(z.new_zeros(count, 2), z.new_zeros(count), z)
+
+    def judge(self, x):
+        """Logits [B] of points [B, 2]."""
+        return self.discriminator(x, x.new_zeros(len(x)), torch.zeros_like(x))
+
+    @torch.no_grad()
+    def sample(self, count, random, nfe=1):
+        """Points [count, 2] in one evaluation."""
+        return self.generate(count, random)
+
+
+class WassersteinGAN(GAN):
+    """WGAN-GP, Gulrajani et al. 2017, Algorithm 1: an iteration is 5 steps of the critic, each on points of its own, and one of G."""
+
+    setting = f"{CRITIC_STEPS} critic steps, gradient penalty {PENALTY:g}, Adam 0, 0.9"
+    betas = 0.0, 0.9
+
+    def step(self, batches):
+        """As GAN's; "D" of the last critic step, without the penalty, is minus the estimate of the Wasserstein distance."""
+        for _ in range(CRITIC_STEPS):
+            real = next(batches)
+            with torch.no_grad():
+                fake = self.generate(len(real), self.random)
+            real_values, fake_values = self.judge(torch.cat((real, fake))).chunk(2)
+            d = fake_values.mean() - real_values.mean()
+            mix = torch.rand(len(real), 1, generator=self.random, device=real.device)
+            _update(self.optim_d, d + PENALTY * gradient_penalty(self.judge, real, fake, mix))
+        g = -self.judge(self.generate(len(real), self.random)).mean()
+        _update(self.optim_g, g)
+        return {"D": d, "G": g}
+
+
+class DDPM:
+    """Ho et al. 2020: epsilon by the simple loss at 1,000 steps, of which sampling skips some; t comes in as its sinusoid."""
+
+    setting = f"simple loss at {TRAINED_STEPS} steps, Adam 0.9, 0.999, EMA {EMA_DECAY}"
+
+    def __init__(self, model, rate, seed, device="cpu"):
+        """Arguments as GAN's; the model's latent_dim is that of the time embedding."""
+        self.random = torch.Generator(device).manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = ToyGenerator(dataclasses.replace(model, latent_dim=TIME_FEATURES, latent=True)).to(device)
+        self.optimiser = _adam(self.network, rate, (0.9, 0.999))
+        self.ema, self.steps = EMA(self.network, EMA_DECAY), 0
+
+    def step(self, batches):
+        """One step; {loss: scalar}."""
+        x0 = next(batches)
+        t = torch.randint(1, TRAINED_STEPS + 1, (len(x0),), generator=self.random, device=x0.device)
+        noise = torch.randn(x0.shape, generator=self.random, device=x0.device)
+        loss = ddpm_loss(lambda x, t: _epsilon(self.network, x, t), x0, t, noise)
+        _update(self.optimiser, loss)
+        self.ema.update(first=self.steps == 0)
+        self.steps += 1
+        return {"epsilon": loss}
+
+    def sample(self, count, random, nfe=TRAINED_STEPS):
+        """Points [count, 2] of the averaged network."""
+        x = torch.randn(count, 2, generator=random, device=random.device)
+        return ddpm(lambda x, t: _epsilon(self.ema.module, x, t), x, nfe, random)
+
+
+def _epsilon(network, x, t):
+    return network(x, torch.zeros_like(t), sinusoid(TRAINED_STEPS * t, TIME_FEATURES, x.dtype))
+
+
+def _adam(network, rate, betas):
+    return torch.optim.Adam(network.parameters(), rate, betas, fused=True)
+
+
+def _update(optimiser, loss):
+    """A step on the gradient of a scalar, which reaches this optimiser's weights alone."""
+    optimiser.zero_grad()
+    loss.backward(inputs=optimiser.param_groups[0]["params"])
+    optimiser.step()
+
+
+class Training(NamedTuple):
+    """What a training cost: seconds in all, and mean milliseconds of an iteration."""
+
+    seconds: float
+    ms_per_step: float
+
+
+def train(baseline, batches, iterations, watch=log.info):
+    """`iterations` steps of a baseline; a Training.
+
+    batches: iterator of points [B, 2] on its device.  watch: told a line of text every LOG_EVERY steps and at the end.
+    Raises NonFiniteError where a loss is not finite by then.
+    """
+    start = time.perf_counter()
+    for step in range(1, iterations + 1):
+        losses = baseline.step(batches)
+        if step % LOG_EVERY and step < iterations:
+            continue
+        values = {name: loss.item() for name, loss in losses.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise NonFiniteError(f"step {step}: a loss is NaN or infinite: {values}; take a lower rate or larger batches")
+        seconds = time.perf_counter() - start
+        text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        watch(f"step {step:,} of {iterations:,}: loss {text}, {1e3 * seconds / step:.1f} ms a step")
+    return Training(seconds, 1e3 * seconds / iterations)

@@ -1,0 +1,206 @@
+"""Paper Tables 1, 3, 4 and 5 with our own rows above the published ones, each row marked with its source.
+
+`tableN(models, dataset, ..., out)` scores the models {label: DDGANPipeline}, all of one size and on one device, against a data set and
+writes `tableN.csv`, `tableN.md` and a grid of samples of each model into the folder `out`. It returns the rows {column: value} as the CSV
+has them, on every rank but the first None. Raises InputError where models are missing or do not go together, and what score.py raises.
+
+A published number stands in the column of its name ("FID"); what another network made has its own column ("lite0-FID"), and a line of the
+Markdown says that the two do not compare. Seconds are those of 100 images everywhere, as the paper gives them.
+"""
+
+import csv
+from pathlib import Path
+
+import torch
+
+from ddgan_fast.errors import DataError, InputError
+from ddgan_fast.evaluation.scoring import PROTOCOLS
+from ddgan_fast.experiments import published, sampler_times
+from ddgan_fast.experiments.panels import folder_for
+from ddgan_fast.experiments.samplers import SAMPLERS
+from ddgan_fast.experiments.samples import draw_grid
+from ddgan_fast.experiments.score import STACKED_IMAGES, score_images, score_stacked
+from ddgan_fast.pictures import whole_file
+
+MEASURED, PAPER, PAPER_TIMES = "measured", "paper", "paper, V100"
+SECONDS = "seconds per 100 images"
+TEXT = "source", "model", "data", "protocol", "engine", "device"
+FIRST = "source", "model", "IS", "FID", "recall", "modes", "KL"  # then those of other networks
+LAST = "NFE", SECONDS, "batch", "evaluations timed", "images", "reference images", "data", "protocol", "engine", "device"
+# The published recall is VGG16's: what one network for all numbers makes has its own name, even where that is Inception
+RENAMED = {"recall": "inception-recall", "precision": "inception-precision"}
+OTHERS = "-IS", "-FID", "-recall", "-precision", "-modes", "-KL"  # how their columns end
+SAMPLES, SAMPLES_256 = 64, 16  # of a grid, up to 64x64 pixels and above
+
+
+def silent(count):
+    """Watches nothing."""
+
+
+def table1(models, dataset, judges, cache, out, num_images=50_000, batch_size=100, protocol="default", watch=silent, timed_batch=None):
+    """CIFAR-10: quality of the models beside the time of a batch, and the times of other samplers on this device (sampler_times.py).
+
+    dataset, judges, cache, protocol, watch: as score.score_images takes them; num_images are scored in batches of batch_size, untimed.
+    timed_batch: images of a timed call, by default those of sampler_times.batch_of.
+    """
+    if clash := SAMPLERS.keys() & models.keys():
+        raise InputError(f"model {min(clash)!r}: a sampler of this table has the name; give another label")
+    device = _checked(models, out)
+    rows = _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch)
+    if rows is None:
+        return None
+    batch = timed_batch or sampler_times.batch_of(next(iter(models.values())))
+    for name, timed in sampler_times.measure(models, batch).items():
+        cost = {"NFE": timed.nfe, SECONDS: 100 * timed.seconds / batch, "batch": batch, "evaluations timed": timed.timed}
+        cost["device"] = device_name(device)
+        if name in rows:
+            rows[name] |= cost
+        else:
+            name = f"{name}, untrained"
+            rows[name] = {"source": MEASURED, "model": name, "engine": "eager, float32"} | cost
+    note = (
+        "`untrained`: the sampler of that name on the backbone of the first model without latent, with fresh weights, op by op. "
+        "It has a time and no quality; `evaluations timed` of its NFE were timed, and the rest follows from them."
+    )
+    return _write(out, 1, "CIFAR-10", rows, published.TABLE1, [_conditions(rows), note], models)
+
+
+def table3(models, dataset, classifier, record, digits, out, num_images=STACKED_IMAGES, batch_size=100, watch=silent):
+    """StackedMNIST: modes and KL, and what the same classifier says of real stacked images.
+
+    dataset, classifier, record: as score.score_stacked takes them.  digits: what is stacked; only those of "MNIST" stand in the columns of
+    the published numbers.
+    """
+    _checked(models, out)
+    names = {} if digits == "MNIST" else {name: f"{digits}-{name}" for name in ("modes", "KL")}
+    rows = {}
+    for label, pipe in models.items():
+        found = score_stacked(pipe, dataset, classifier, record, num_images, batch_size, watch)
+        rows[label] = _row(label, pipe, {names.get(name, name): value for name, value in found.items()})
+    note = (
+        f"Measured: {num_images:,} images of stacked {digits}, whose classes our own classifier names, which is right about "
+        f"{record['accuracy']:.2%} of the test images; real images beside them."
+    )
+    return _write(out, 3, "stacked MNIST", rows, published.TABLE3, [note], models)
+
+
+def table4(models, dataset, judges, cache, out, num_images=30_000, batch_size=100, protocol="default", watch=silent):
+    """CelebA-HQ at 256x256. Arguments as `table1`; the time is that of drawing the images which are scored."""
+    _checked(models, out)
+    rows = _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch)
+    return rows and _write(out, 4, "CelebA-HQ 256", rows, published.TABLE4, [_conditions(rows)], models)
+
+
+def table5(models, dataset, judges, cache, out, num_images=50_000, batch_size=100, protocol="default", watch=silent):
+    """LSUN Church at 256x256. Arguments as `table4`."""
+    _checked(models, out)
+    rows = _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch)
+    return rows and _write(out, 5, "LSUN Church 256", rows, published.TABLE5, [_conditions(rows)], models)
+
+
+def read_rows(path):
+    """The rows of a table's CSV: None for an empty cell, text in the columns TEXT, numbers elsewhere. Raises DataError for another file."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file, strict=True)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table of ours: {error}") from error
+
+
+def device_name(device):
+    """The GPU's name, or the threads of the CPU that are in use."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _checked(models, out):
+    """The device of the models. Raises InputError unless they draw images of one size on one device, and `out` can be a folder."""
+    folder_for(Path(out))
+    if not models:
+        raise InputError("no models: give at least one")
+    kinds = {label: (pipe.config.model.sample_shape, pipe.device) for label, pipe in models.items()}
+    first, (shape, device) = next(iter(kinds.items()))
+    if len(shape) != 3:
+        raise InputError(f"model {first!r}: it draws 2-D points; give models of images")
+    for label, (other, place) in kinds.items():
+        if (other, place) != (shape, device):
+            raise InputError(f"model {label!r}: {list(other)} on {place}, {first!r}: {list(shape)} on {device}; one table has one of both")
+    return device
+
+
+def _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch):
+    """{label: measured row}, None on every rank but the first."""
+    found = {label: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch) for label, pipe in models.items()}
+    return None if None in found.values() else {label: _row(label, models[label], row) for label, row in found.items()}
+
+
+def _row(label, pipe, found):
+    """A row of score.py as one of a table."""
+    row = {"source": MEASURED, "model": label} | {RENAMED.get(name, name): value for name, value in found.items()}
+    row[SECONDS] = 100 * row.pop("seconds") / row["images"]
+    row["engine"] = f"{pipe.engine}, {pipe.precision or str(next(pipe.generator.parameters()).dtype).removeprefix('torch.')}"
+    return row | {"device": device_name(pipe.device) + row["device"].removeprefix(pipe.device.type)}
+
+
+def _quoted(rows):
+    """Published rows as rows of a table; those of a table without times say nothing of a GPU."""
+    source = PAPER_TIMES if any(row.seconds for row in rows) else PAPER
+    for row in rows:
+        quoted = {"source": source} | row._asdict()
+        yield quoted | {SECONDS: quoted.pop("seconds"), "batch": row.seconds and 100}
+
+
+def _conditions(rows):
+    row = next(iter(rows.values()))
+    against = f"{row['images']:,} images against {row['reference images']:,} of {row['data']}"
+    return f"Measured: {against}, {PROTOCOLS[row['protocol']].words}, on {row['device']}."
+
+
+def _write(out, number, data, rows, quoted, notes, models):
+    """Write the files of a table; its rows, all with the same columns."""
+    rows = [*rows.values(), *_quoted(quoted)]
+    there = [name for row in rows for name, value in row.items() if value is not None]
+    columns = [name for name in dict.fromkeys([*FIRST, *there]) if name in there and name not in LAST]
+    columns += [name for name in LAST if name in there]
+    rows = [{name: row.get(name) for name in columns} for row in rows]
+    notes = [*notes, f"Published: {data}, quoted from Table {number} of the paper."]
+    if others := [name for name in columns if name.endswith(OTHERS)]:
+        notes.append(
+            f"{', '.join(others)}: made by another network or code, or of other data, than the published numbers; they do not compare."
+        )
+    out, pictures = Path(out), {}
+    for place, (label, pipe) in enumerate(models.items(), 1):
+        pictures[label] = f"table{number}-{place}.png"
+        draw_grid(pipe, range(SAMPLES if pipe.config.model.resolution <= 64 else SAMPLES_256), out / pictures[label], SAMPLES_256)
+    with whole_file(out / f"table{number}.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
+    with whole_file(out / f"table{number}.md") as path:
+        path.write_text(_markdown(f"Table {number}: {data}", columns, rows, notes, pictures), encoding="utf-8")
+    return rows
+
+
+def _markdown(title, columns, rows, notes, pictures):
+    lines = [f"# {title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in rows]
+    for note in notes:
+        lines += ["", note]
+    for label, picture in pictures.items():
+        lines += ["", f"Samples of {_cell(label)}, seeds from 0:", "", f"![]({picture})"]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value):
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _value(name, text):
+    if name is None or text is None:
+        raise ValueError("a row has another number of cells than the first line")
+    if text == "" or name in TEXT:
+        return text or None
+    return int(text) if text.isdecimal() else float(text)

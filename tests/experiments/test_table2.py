@@ -1,0 +1,70 @@
+"""Table 2 on a tiny network: each variant trains, is scored and stands beside its published row; a stopped table goes on."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+
+from ddgan_fast.config import ABLATIONS, override, preset
+from ddgan_fast.errors import InputError
+from ddgan_fast.evaluation.scoring import Judges
+from ddgan_fast.experiments import published, table2
+from ddgan_fast.experiments.table2 import VARIANTS
+
+
+class Corner:
+    """An extractor whose features are four pixels."""
+
+    name, dim, identity, metric_prefix = "corner", 4, "corner", "corner-"
+
+    def __call__(self, images):
+        return SimpleNamespace(features=images[:, 0, 3:5, 3:5].flatten(1).float(), probabilities=None)
+
+
+@pytest.fixture
+def make_table(tmp_path):
+    """make_table(variants, seeds) -> rows, in tmp_path."""
+    judge, base = (
+        Corner(),
+        override(
+            preset("tiny"), {"iterations": 4, "checkpoint_every": 4, "sample_every": 100, "log_every": 4, "ema_decay": 0.0, "lr_g": 0.02}
+        ),
+    )
+    return lambda variants, seeds: table2.table2(
+        base, variants, seeds, Judges(judge, judge), tmp_path / "cache", tmp_path / "table", num_images=20
+    )
+
+
+def test_every_row_of_the_paper_has_a_variant():
+    assert sorted(row for row, _ in VARIANTS.values()) == sorted(row.model for row in published.TABLE2)
+    assert VARIANTS["noise"][1] == {"prediction": "noise", "tanh": False}
+    assert len(VARIANTS) == len(ABLATIONS) + 1
+
+
+def test_variants_are_trained_and_scored(make_table, tmp_path, monkeypatch):
+    rows = make_table(["t4", "t1", "noise", "one-shot-aug"], [0, 1])
+    assert [(row["variant"], row["NFE"], row["paper FID, CIFAR-10"]) for row in rows] == [
+        ("T = 4", 4, 3.75), ("T = 1", 1, 14.6), ("Noise generation", 4, 8.04), ("One-shot w/ aug", 1, 13.2),
+    ]  # fmt: skip
+    assert len({row["corner-FID"] for row in rows}) == 4
+    assert all(row["corner-FID std"] > 0 and row["seeds"] == 2 and row["iterations"] == 4 for row in rows)
+    with open(tmp_path / "table/table2.csv", newline="", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    assert [row["variant"] for row in written] == [row["variant"] for row in rows]
+    assert float(written[1]["corner-FID"]) == pytest.approx(rows[1]["corner-FID"], abs=1e-4)
+
+    monkeypatch.setattr(table2, "train", lambda *_: pytest.fail("a finished run was trained again"))
+    again = make_table(["t4", "t1", "noise", "one-shot-aug"], [0, 1])
+    assert [row["corner-FID"] for row in again] == [row["corner-FID"] for row in rows]
+
+
+def test_one_seed_has_no_deviation(make_table):
+    (row,) = make_table(["no-latent"], [3])
+    assert row["corner-FID std"] is None and row["variant"] == "No latent variable"
+
+
+def test_wrong_words(make_table, tmp_path):
+    for variants, seeds, words in ((["t4", "t3"], [0], "variants t3"), ([], [0], "give one or more of t4"), (["t4"], [], "seeds")):
+        with pytest.raises(InputError, match=words):
+            make_table(variants, seeds)
+    assert not (tmp_path / "table").exists()
