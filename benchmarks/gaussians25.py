@@ -16,7 +16,8 @@ from benchmarks.harness import results_folder, write_rows
 from ddgan_fast.checkpoint.folder import prune
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
-from ddgan_fast.data.toy import SCALE, SIGMA
+from ddgan_fast.data.toy import SCALE, SIGMA, modes25
+from ddgan_fast.evaluation.points import score
 from ddgan_fast.pictures import density, write_png
 from ddgan_fast.pipeline import DDGANPipeline
 from ddgan_fast.training.run import locked, open_run
@@ -37,15 +38,8 @@ LATER_GAMMAS = {0.13: 0.02, 0.2: 0.005, 0.4: 0.001}  # from this part of the ste
 
 
 def coverage(points):
-    """(modes, share): modes that hold at least a tenth of their fair share of points within 3 sigma, and the share of points within.
-
-    points: float [N, 2] in data units.
-    """
-    axis = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0]) / SCALE
-    distance, mode = torch.cdist(points, torch.cartesian_prod(axis, axis)).min(dim=1)
-    near = distance < 3 * SIGMA / SCALE
-    counts = torch.bincount(mode[near], minlength=25)
-    return int((counts >= len(points) / 250).sum()), near.float().mean().item()
+    """evaluation.points.Score of points [N, 2]."""
+    return score(points, modes25(), SIGMA / SCALE)
 
 
 def gamma_at(step, iterations):
@@ -64,9 +58,9 @@ def train(config, device, out):
             state.config = override(config, {"r1_gamma": gamma_at(state.step, settings.iterations)})
             trainer.step(next(batches))
             if state.step % settings.log_every == 0:
-                modes, share = coverage(trainer.preview().cpu())
+                found = coverage(trainer.preview())
                 losses = " ".join(f"{loss:.3f}" for loss in trainer.metrics()["d_loss_t"])
-                print(f"step {state.step}: {modes} modes, {share:.1%} within 3 sigma, D loss per t {losses}", flush=True)
+                print(f"step {state.step}: {found.modes} modes, {found.high_quality:.1%} within 3 sigma, D loss per t {losses}", flush=True)
             if state.step % settings.checkpoint_every == 0 or state.step == settings.iterations:
                 state.config = config
                 state.save(checkpoints)
@@ -79,12 +73,12 @@ def main(device, steps, seed, iterations, out):
     config = override(preset("gaussians25"), SETTINGS | {"steps": steps, "seed": seed, "iterations": iterations})
     pipe, ms = train(config, device, out or Path(f"runs/gaussians25-T{steps}"))
     points = pipe(num_images=SAMPLES, output_type="pt").images.cpu()
-    modes, share = coverage(points)
+    found = coverage(points)
     settings = config.train
     row = {
         "steps": steps, "iterations": iterations, "batch_size": settings.batch_size, "lr_g": settings.lr_g, "lr_d": settings.lr_d,
-        "r1_gamma": settings.r1_gamma, "r1_every": settings.r1_every, "seed": seed, "samples": SAMPLES, "modes": modes,
-        "within_3_sigma": round(share, 4), "ms_per_step": round(ms, 1),
+        "r1_gamma": settings.r1_gamma, "r1_every": settings.r1_every, "seed": seed, "samples": SAMPLES, "modes": found.modes,
+        "within_3_sigma": round(found.high_quality, 4), "ms_per_step": round(ms, 1),
     }  # fmt: skip
     write_rows(f"gaussians25-T{steps}", device, [row])  # before the picture, which would make the commit read as changed
     data = open_loader(config, "cpu").dataset.items[:SAMPLES]

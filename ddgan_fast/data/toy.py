@@ -12,16 +12,24 @@ SIGMA = 0.05
 NOISE_STREAM = 16  # away from the streams of sampling and training
 
 
+def _grid():
+    axis = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0])
+    return torch.cartesian_prod(axis, axis)
+
+
+def modes25():
+    """The centres of the 25 Gaussians, [25, 2], in the unit of the points; the standard deviation along an axis is SIGMA / SCALE."""
+    return _grid() / SCALE
+
+
 def open_gaussians25(seed):
     """Points [N, 2] around the grid {-4, -2, 0, 2, 4}^2: point i belongs to mode i % 25.
 
     seed: 0 to 2^32 - 1.  Point i depends on i and the seed alone.
     """
     index = torch.arange(POINTS)
-    axis = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0])
-    modes = torch.cartesian_prod(axis, axis)
     offsets = noise.normal(seed * 2**31 + index, NOISE_STREAM, 0, (2,))
-    return InMemory("gaussians25", (modes[index % 25] + SIGMA * offsets) / SCALE)
+    return InMemory("gaussians25", (_grid()[index % 25] + SIGMA * offsets) / SCALE)
 
 
 def open_digits(shape):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ddgan_fast.data.idx import FASHION_MNIST, read_labelled
-from ddgan_fast.data.toy import SCALE, SIGMA
+from ddgan_fast.data.toy import SCALE, SIGMA, modes25
 from ddgan_fast.distributed import rank_and_world
 from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.classifier import cached_classifier, stacked_labels
@@ -115,8 +115,7 @@ def classifier_judges(classifier, channels):
 def score_points(pipe, num_points=POINTS, batch_size=POINTS):
     """The row of the 25 Gaussians (paper Fig. 6): modes, share within 3 sigma of one ("high quality"), KL from all modes equally."""
     drawn = Drawn(pipe, num_points, batch_size)
-    axis = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0]) / SCALE
-    found = score(torch.cat(list(drawn)), torch.cartesian_prod(axis, axis), SIGMA / SCALE)
+    found = score(torch.cat(list(drawn)), modes25(), SIGMA / SCALE)
     return {"data": "gaussians25", "points": num_points} | found._asdict() | _cost(pipe, drawn)
 
 

@@ -158,7 +158,7 @@ def test_figure_of_short_trainings(tmp_path):
     assert (one["iterations"], one["batch_size"], one["ms_per_step"]) == ("1234", "128", "")
     assert "5 critic steps" in wgan["setting"] and "1000 steps" in ddpm100["setting"] and "R1 0 every" in four["setting"]
     with Image.open(tmp_path / "out/figure6.png") as picture:
-        assert picture.size == (round(7 * 2.4 * 120), round(2.7 * 120))
+        assert picture.size == (round(7 * 2.4 * 120), round(2.95 * 120))
     run_of_four = {"T=4": tmp_path / "out/T=4"}
     (_, again) = figure6.run(tmp_path / "again", methods=("T=4",), seed=3, ours=run_of_four, points=20)
     assert (again["iterations"], again["batch_size"], again["modes"]) == (2, 16, rows[5]["modes"])
@@ -199,4 +199,4 @@ def test_the_picture_has_a_panel_for_each_method(tmp_path):
     for count, names in enumerate([("data",), ("data", "GAN")], start=1):
         figure6.draw(tmp_path / "figure.png", dict.fromkeys(names, points), [row] * count)
         with Image.open(tmp_path / "figure.png") as picture:
-            assert picture.size == (round(count * 2.4 * 120), round(2.7 * 120))
+            assert picture.size == (round(count * 2.4 * 120), round(2.95 * 120))
