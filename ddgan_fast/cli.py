@@ -264,6 +264,8 @@ def _explain(error):
         return error.exit_code, f"error: {error}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return ResourceError.exit_code, f"error: out of memory: {error}; take a smaller --batch-size"
+    if isinstance(error, OSError):
+        return ResourceError.exit_code, f"error: {error}"
     return 1, f"bug: {type(error).__name__}: {error}; run again with --debug for the traceback"
 
 

@@ -1,12 +1,14 @@
 """`ddgan eval`: scores of a model beside its speed. Heavy imports are inside the commands."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from ddgan_fast.cli_arguments import open_training_data, pick_device
 from ddgan_fast.errors import InputError
+
+JUDGING = "protocol", "feature_extractor", "weights", "manifold_weights"  # flags of FID and its like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,23 @@ class Scoring:
     cache: Path | None = None
     """Folder for features of reference images and for trained classifiers; by default ~/.cache/ddgan_fast."""
 
-    def open(self, model, engine_file=None):
-        """The compiled DDGANPipeline of a model folder or run. Raises InputError for numbers of images below 1."""
-        from ddgan_fast.pipeline import DDGANPipeline
-
+    def check(self):
+        """Raise InputError for numbers of images below 1, and for weights of no network."""
         if self.batch_size < 1 or (self.num_images is not None and self.num_images < 1):
             raise InputError(f"--num-images {self.num_images}, --batch-size {self.batch_size}: give whole numbers of 1 or more")
+        if self.feature_extractor == "classifier":
+            self.refuse("the classifier, which is trained here,", "weights", "manifold_weights")
+
+    def refuse(self, what, *names):
+        """Raise InputError for flags that were given and would change nothing."""
+        defaults = {field.name: field.default for field in fields(self)}
+        if given := [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != defaults[name]]:
+            raise InputError(f"{', '.join(given)}: {what} takes none; leave it out")
+
+    def open(self, model, engine_file=None):
+        """The compiled DDGANPipeline of a model folder or run."""
+        from ddgan_fast.pipeline import DDGANPipeline
+
         return DDGANPipeline.from_pretrained(model).to(pick_device(self.device)).compile(self.engine, self.precision, engine_file)
 
     def cache_folder(self):
@@ -52,7 +65,7 @@ class Scoring:
         return self.cache or default_cache()
 
     def digits(self, source, pipe):
-        """(classifier, its record) of a data set of idx files."""
+        """(classifier, its record, what the digits are called) of a data set of idx files."""
         from ddgan_fast.experiments.score import digits_of
 
         alone("the classifier")
@@ -98,6 +111,7 @@ class Eval(Scoring):
 
         from ddgan_fast.distributed import rank_and_world, together
 
+        self.check()
         with together(pick_device(self.device), self.patience):
             pipe = self.open(self.model, self.engine_file)
             with tqdm(unit="img", mininterval=1.0, delay=0.1, disable=rank_and_world()[0] > 0) as bar:
@@ -110,10 +124,12 @@ class Eval(Scoring):
 
         if pipe.config.model.network == "mlp":
             alone("a model of points")
+            self.refuse("a model of points", "data", *JUDGING)
             return score_points(pipe, self.num_images or POINTS)
         dataset, source = open_training_data(pipe, self.data)
         if source.partition(":")[0] == "stackedmnist":
-            classifier, record = self.digits(source, pipe)
+            self.refuse("StackedMNIST", *JUDGING)
+            classifier, record, _ = self.digits(source, pipe)
             return score_stacked(pipe, dataset, classifier, record, self.num_images or STACKED_IMAGES, self.batch_size, watch)
         options = self.protocol, self.num_images or 50_000, self.batch_size, watch
         return score_images(pipe, dataset, self.judges(source, pipe), self.cache_folder(), *options)

@@ -173,7 +173,7 @@ class Figure16:
             found = figure16.search(extractor, generated, dataset, self.neighbors, self.compared, self.seed, bar.update)
         folder = folder_for(self.out)
         figure16.draw(found, generated, dataset, folder / f"{self.NAME}.png")
-        figure16.write_table(found, seeds, folder / f"{self.NAME}.csv")
+        figure16.write_table(found, seeds, extractor.name, folder / f"{self.NAME}.csv")
         print(f"features: {extractor.identity}", *figure16.report(found, seeds), sep="\n")
         print(folder / f"{self.NAME}.png", folder / f"{self.NAME}.csv", sep="\n")
 

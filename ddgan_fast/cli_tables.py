@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, open_training_data, pick_device
-from ddgan_fast.cli_eval import Scoring, alone
+from ddgan_fast.cli_eval import JUDGING, Scoring, alone
 from ddgan_fast.errors import InputError
 
 OUT = Path("runs/experiments")
@@ -20,6 +20,7 @@ class Table(Scoring):
 
     def models(self):
         """{name of the folder: pipeline}. Raises InputError for two of one name."""
+        self.check()
         names = [path.resolve().name for path in self.model]
         if len(set(names)) < len(names):
             raise InputError(f"--model {' '.join(map(str, self.model))}: rows are called as the folders, and two have one name")
@@ -97,14 +98,13 @@ class Table3(Table):
         from ddgan_fast.experiments import tables
         from ddgan_fast.experiments.score import STACKED_IMAGES
 
+        self.refuse("StackedMNIST", *JUDGING)
         models = self.models()
         pipe = next(iter(models.values()))
         dataset, source = open_training_data(pipe, self.data)
-        name, _, folder = source.partition(":")
-        if name != "stackedmnist":
+        if source.partition(":")[0] != "stackedmnist":
             raise InputError(f"--data {source}: this table is of stackedmnist:DIR, or of stackedmnist, which stacks Fashion-MNIST")
-        classifier, record = self.digits(source, pipe)
-        digits = "MNIST" if folder and "fashion" not in folder.lower() else "Fashion-MNIST"
+        classifier, record, digits = self.digits(source, pipe)
         with tqdm(unit="img", mininterval=1.0, delay=0.1) as bar:
             options = self.out, self.num_images or STACKED_IMAGES, self.batch_size, bar.update
             tables.table3(models, dataset, classifier, record, digits, *options)
@@ -137,6 +137,7 @@ class Table2(Scoring):
         from ddgan_fast.experiments.table2 import table2
 
         alone("a table")
+        self.check()
         if self.data or self.feature_extractor == "classifier":
             raise InputError("--data, --feature-extractor classifier: the data are a setting of --config here; take standard or lite0")
         config = find_preset(self.preset)
@@ -147,8 +148,9 @@ class Table2(Scoring):
         device = pick_device(self.device)
         judges = judges_of(self.feature_extractor, self.weights, self.manifold_weights, device)
         with tqdm(unit="img", mininterval=1.0, delay=0.1) as bar:
-            options = self.out, device, self.num_images or 10_000, bar.update
-            table2(config, self.variants.split(","), list(map(int, seeds)), judges, self.cache_folder(), *options)
+            scoring = {"protocol": self.protocol, "batch_size": self.batch_size, "watch": bar.update}
+            where = judges, self.cache_folder(), self.out, device, self.open
+            table2(config, self.variants.split(","), list(map(int, seeds)), *where, self.num_images or 10_000, **scoring)
         print((self.out / "table2.csv").read_text(encoding="utf-8"), end="")
 
 

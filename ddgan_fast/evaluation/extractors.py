@@ -7,6 +7,7 @@ TensorFlow network of Heusel et al. 2017, gives what is called FID and IS; every
 import hashlib
 import importlib
 import io
+import re
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -176,7 +177,9 @@ def open_extractor(name, weights=None, device="cpu", channels=3):
     if name not in KINDS:
         raise InputError(f"feature extractor {name!r}: there is none; it must be one of {', '.join(NAMES)}")
     kind = KINDS[name]
-    given, _, pin = str(weights or "").partition(_PIN)
+    given, pinned, pin = str(weights or "").partition(_PIN)
+    if pinned and not re.fullmatch("[0-9a-fA-F]{64}", pin):
+        raise InputError(f"weights {weights!r}: {_PIN[1:]} takes the 64 hexadecimal digits of a SHA-256")
     path = Path(given) if given else _standard_path(name)
     _require(name, path)
     content, digest = _read(name, path, pin or ("" if given else kind.sha256))

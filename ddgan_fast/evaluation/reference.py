@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from ddgan_fast.distributed import rank_and_world
 from ddgan_fast.errors import CheckpointError
@@ -28,18 +29,24 @@ def default_cache():
 def reference_features(dataset, judges, manifold_images, cache, watch=lambda count: None):
     """Collected of all images of a data set, from a file where they have been looked at before.
 
-    dataset: with len() and __getitems__(indices) -> uint8 [B, C, H, W].  cache: a folder.  The file's name is a hash of the number of
-    images, the bytes of up to 4,096 evenly spaced ones, the judges' networks and weights, and VERSION, so that a changed set or network
-    has another; a damaged file is made again.  watch: told the number of images of each batch that is looked at.
+    dataset: with len() and __getitems__(indices) -> uint8 [B, C, H, W]; it is looked at in a random order, always the same, so that the
+    first manifold_images are of all its parts.  cache: a folder.  The file's name is a hash of the number of images, the bytes of up to
+    4,096 evenly spaced ones, the judges' networks and weights, and VERSION, so that a changed set or network has another; a damaged file is
+    made again.  Where the folder cannot be written, a warning says so.  watch: told the number of images of each batch that is looked at.
     """
-    path = Path(cache) / f"reference-{_key(dataset, judges, manifold_images)}.npz"
-    if path.exists():
-        try:
-            return _read(path)
-        except CheckpointError as error:
-            log.warning("%s; computing it again", error)
     rank, world = rank_and_world()
-    found = collect(_batches(dataset, range(rank, len(dataset), world), watch), judges, manifold_images)
+    found, path = None, None
+    if rank == 0:  # alone: a folder that two ranks see differently must not set them to different work
+        path = Path(cache) / f"reference-{_key(dataset, judges, manifold_images)}.npz"
+        found = _known(path, len(dataset))
+    if world > 1:
+        told = [found]
+        dist.broadcast_object_list(told)
+        found = told[0]
+    if found is not None:
+        return found
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    found = collect(_batches(dataset, order[rank::world], watch), judges, manifold_images)
     if rank == 0:
         _write(path, found)
     return found
@@ -52,6 +59,17 @@ def _batches(dataset, indices, watch=lambda count: None):
         watch(len(part))
 
 
+def _known(path, count):
+    """Collected in a file, None where there is none or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return _read(path, count)
+    except CheckpointError as error:
+        log.warning("%s; computing it again", error)
+        return None
+
+
 def _key(dataset, judges, manifold_images):
     step = max(1, len(dataset) // HASHED_IMAGES)
     digest = hashlib.sha256(f"{VERSION} {len(dataset)} {judges.identity} {manifold_images}".encode())
@@ -60,17 +78,23 @@ def _key(dataset, judges, manifold_images):
     return digest.hexdigest()[:32]
 
 
-def _read(path):
+def _read(path, count):
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = dict(arrays)
         manifold = torch.from_numpy(found.pop("manifold"))
-        return Collected(Statistics.from_dict(found), manifold, None)
+        statistics = Statistics.from_dict(found)
+        if statistics.count != count:
+            raise ValueError(f"of {statistics.count} images, and there are {count}")
+        return Collected(statistics, manifold, None)
     except Exception as error:  # numpy and zipfile raise of many kinds for a damaged file
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def _write(path, found):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, manifold=found.manifold.numpy(), **found.statistics.to_dict())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, manifold=found.manifold.numpy(), **found.statistics.to_dict())
+    except OSError as error:
+        log.warning("%s: cannot be written (%s); the features are not kept", path, error)

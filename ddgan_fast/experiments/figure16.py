@@ -120,17 +120,20 @@ def draw(found, generated, dataset, path):
     write_png(path, panel([rows], {0: "drawn", 1: "nearest training images"}, apart=(1,)))
 
 
-def write_table(found, seeds, path):
-    """Write a CSV: a line for each pair; `of_typical` is the distance over the median of training images from their nearest neighbour."""
+def write_table(found, seeds, extractor, path):
+    """Write a CSV: a line for each pair, with the name of the extractor.
+
+    of_typical: the distance over the median of training images from their nearest neighbour.
+    """
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(("image", "seed_or_index", "rank", "training_index", "distance", "of_typical"))
+        table.writerow(("image", "seed_or_index", "rank", "training_index", "distance", "of_typical", "extractor"))
         names = [("generated", seed, found.distances.shape[1]) for seed in seeds] + [("training", index, 1) for index in found.own.tolist()]
         for row, (kind, name, ranks) in enumerate(names):
             for rank in range(ranks):
                 distance = found.distances[row, rank].item()
                 ratio = distance / found.typical if found.typical else np.nan
-                table.writerow((kind, name, rank + 1, found.indices[row, rank].item(), f"{distance:.6g}", f"{ratio:.4f}"))
+                table.writerow((kind, name, rank + 1, found.indices[row, rank].item(), f"{distance:.6g}", f"{ratio:.4f}", extractor))
 
 
 def report(found, seeds):

@@ -17,6 +17,7 @@ from ddgan_fast.evaluation.reference import reference_features
 from ddgan_fast.evaluation.scoring import PROTOCOLS, Judges, collect, scores
 from ddgan_fast.pictures import to_uint8
 
+MNIST_LABELS = 5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949  # of each digit in its training set, and in no other known one
 STACKED_IMAGES, POINTS = 26_000, 10_000  # paper Table 3, after Lin et al. 2018; ours
 
 
@@ -34,15 +35,18 @@ def judges_of(extractor, weights=None, manifold_weights=None, device="cpu"):
 
 
 class Drawn:
-    """The samples of this rank's share of seeds 0 .. N - 1 as an iterable of batches; `seconds` is what drawing them took."""
+    """The samples of this rank's share of seeds 0 .. N - 1 as an iterable of batches; `seconds` is what drawing them took, warmed up."""
 
     def __init__(self, pipe, count, batch_size, watch=lambda count: None):
         """watch: told the number of samples of each batch."""
         self.pipe, self.count, self.batch_size, self.watch, self.seconds = pipe, count, batch_size, watch, 0.0
 
     def __iter__(self):
+        share = range(*self._share())
+        for _ in self.pipe.batches(share[: self.batch_size], self.batch_size):
+            pass  # what the first batch takes once, as compiling, is not the cost of an image
         start = time.perf_counter()
-        for seeds, samples in self.pipe.batches(range(*self._share()), self.batch_size):
+        for seeds, samples in self.pipe.batches(share, self.batch_size):
             if samples.is_cuda:
                 torch.cuda.synchronize(samples.device)
             self.seconds += time.perf_counter() - start
@@ -62,11 +66,8 @@ def score_images(pipe, dataset, judges, cache, protocol="default", num_images=50
     protocol: a name of PROTOCOLS.  num_images: seeds 0 .. num_images - 1.  watch: told the number of images of each batch.
     Raises InputError for fewer images than the numbers need.
     """
-    rules, least = PROTOCOLS[protocol], judges.fidelity.dim + 1
-    for count, what in ((num_images, "generated images"), (len(dataset), f"images of {dataset.name}")):
-        if count < least:
-            features = f"{judges.fidelity.name} has {judges.fidelity.dim} features, whose covariance needs"
-            raise InputError(f"{count:,} {what} are too few: {features} {least:,} or more")
+    rules = PROTOCOLS[protocol]
+    check_counts(dataset, judges, num_images)
     reference = reference_features(dataset, judges, rules.manifold_images, cache, watch)
     drawn = Drawn(pipe, num_images, batch_size, watch)
     found = collect(drawn, judges, rules.manifold_images, rules.through)
@@ -76,8 +77,17 @@ def score_images(pipe, dataset, judges, cache, protocol="default", num_images=50
     return row | scores(found, reference, judges) | _cost(pipe, drawn)
 
 
+def check_counts(dataset, judges, num_images):
+    """Raise InputError for fewer images on either side than the covariance of the judge's features needs."""
+    least = judges.fidelity.dim + 1
+    for count, what in ((num_images, "generated images"), (len(dataset), f"images of {dataset.name}")):
+        if count < least:
+            features = f"{judges.fidelity.name} has {judges.fidelity.dim} features, whose covariance needs"
+            raise InputError(f"{count:,} {what} are too few: {features} {least:,} or more")
+
+
 def digits_of(source, resolution, cache, device="cpu"):
-    """(classifier, its record) for the idx files of a data set, trained where `cache` has none.
+    """(classifier, its record, what the digits are called) for the idx files of a data set, trained where `cache` has none.
 
     source: stackedmnist, fashion-mnist, either with :DIR, or the folder itself.  Raises DataError where there are no labelled idx files.
     """
@@ -88,7 +98,8 @@ def digits_of(source, resolution, cache, device="cpu"):
         folder = Path(source).expanduser()
     shape = (1, resolution, resolution)
     train, test = (read_labelled(folder, shape, part) for part in ("train", "t10k"))
-    return cached_classifier(cache, train, test, device=device)
+    digits = "MNIST" if tuple(train[1].bincount(minlength=10).tolist()) == MNIST_LABELS else folder.resolve().name
+    return *cached_classifier(cache, train, test, device=device), digits
 
 
 def score_stacked(pipe, dataset, classifier, record, num_images=STACKED_IMAGES, batch_size=100, watch=lambda count: None):
@@ -123,4 +134,5 @@ def _cost(pipe, drawn):
     """What the samples cost: NFE, and seconds of drawing them on the first rank."""
     _, world = rank_and_world()
     where = f"{pipe.device.type}" + (f" x{world}" if world > 1 else "")
-    return {"NFE": pipe.config.diffusion.steps, "seconds": drawn.seconds, "device": where, "engine": pipe.engine}
+    engine = f"{pipe.engine}, {pipe.precision or str(next(pipe.generator.parameters()).dtype).removeprefix('torch.')}"
+    return {"NFE": pipe.config.diffusion.steps, "seconds": drawn.seconds, "device": where, "engine": engine}

@@ -9,15 +9,16 @@ import logging
 import statistics
 from pathlib import Path
 
-from ddgan_fast.config import ABLATIONS, override
+from ddgan_fast.checkpoint.folder import newest_checkpoint
+from ddgan_fast.config import ABLATIONS, Config, override, to_dict
+from ddgan_fast.config_file import read_yaml
 from ddgan_fast.data import open_loader
 from ddgan_fast.data.datasets import open_dataset
 from ddgan_fast.environment import collect
 from ddgan_fast.errors import InputError
 from ddgan_fast.experiments import published
-from ddgan_fast.experiments.score import score_images
+from ddgan_fast.experiments.score import check_counts, score_images
 from ddgan_fast.pictures import whole_file
-from ddgan_fast.pipeline import DDGANPipeline
 from ddgan_fast.training.loop import train
 from ddgan_fast.training.run import locked, open_run
 
@@ -39,49 +40,85 @@ VARIANTS = {  # a name of the command line: the row of the table, and what diffe
 }
 
 
-def table2(base, variants, seeds, judges, cache, out, device="cpu", num_images=10_000, watch=lambda count: None):
+SHARED = {"steps": 4, "prediction": "x0", "latent": True, "augment_steps": 0}  # of the row T = 4, from which the others differ
+
+
+def table2(base, variants, seeds, judges, cache, out, device, open_pipe, num_images=10_000, **scoring):
     """Train each variant with each seed, score it, and write out/table2.csv; the rows {column: value}, one a variant.
 
     base: config.Config of T = 4, whose data, network and number of steps all share.  variants: names of VARIANTS.  seeds: of training.
-    judges, cache, num_images, watch: as score.score_images takes them.  Each training is a run in out/<variant>-seed<n>; one that was
-    stopped goes on where it stopped, a finished one is only scored.
-    A column NAME is the mean over seeds, "NAME std" their standard deviation.  Raises InputError for an unknown variant or no seeds.
+    judges, cache, num_images, scoring: as score.score_images takes them.  device: of training.  open_pipe: (run) -> DDGANPipeline.
+    Each training is a run in out/<variant>-seed<n>; one that was stopped goes on where it stopped, a finished one is only scored.
+    A column NAME is the mean over seeds, "NAME std" their standard deviation.
+    Raises InputError, before anything is trained, for what is unknown or twice, for a base of another kind, for runs in `out` of other
+    settings and for too few images.
     """
-    unknown = [name for name in variants if name not in VARIANTS]
-    if unknown or not variants or not seeds:
-        raise InputError(
-            f"variants {', '.join(unknown) or 'none'}, seeds {list(seeds)}: give one or more of {', '.join(VARIANTS)}, and seeds"
-        )
-    configs = {name: override(base, VARIANTS[name][1]) for name in variants}  # before hours of work
+    configs = _configs(base, variants, seeds)
+    data = base.train
+    dataset = open_dataset(data.data, base.model, data.seed, data.resident_gb, data.on_bad_image, data.max_images)
+    check_counts(dataset, judges, num_images)
+    runs = {key: Path(out) / f"{key[0]}-seed{key[1]}" for key in configs}
+    for key, run in runs.items():
+        _check_run(run, configs[key])
     rows = []
-    for name, config in configs.items():
+    for name in variants:
         found = []
         for seed in seeds:
-            run = Path(out) / f"{name}-seed{seed}"
-            trained(override(config, {"seed": seed}), run, device)
-            pipe = DDGANPipeline.from_pretrained(run).to(device).compile()
-            dataset = open_dataset(config.train.data, config.model, seed)
-            found.append(score_images(pipe, dataset, judges, cache, num_images=num_images, watch=watch))
-            log.info(
-                "%s, seed %d: %s", VARIANTS[name][0], seed, {key: value for key, value in found[-1].items() if isinstance(value, float)}
-            )
+            run, config = runs[name, seed], configs[name, seed]
+            _finish(run, config, device)
+            found.append(score_images(open_pipe(run), dataset, judges, cache, num_images=num_images, **scoring))
+            numbers = {key: round(value, 4) for key, value in found[-1].items() if isinstance(value, float)}
+            log.info("%s, seed %d: %s", VARIANTS[name][0], seed, numbers)
         rows.append(_row(VARIANTS[name][0], config, seeds, found))
-    _write(Path(out) / "table2.csv", rows)
+        _write(Path(out) / "table2.csv", rows)  # what there is: the next one may take hours
     return rows
 
 
-def trained(config, run, device):
-    """Train what is left of a run."""
+def _configs(base, variants, seeds):
+    """{(variant, seed): config}."""
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown or not variants or not seeds or len(set(variants)) < len(variants) or len(set(seeds)) < len(seeds):
+        given = f"variants {', '.join(unknown or variants)}, seeds {', '.join(map(str, seeds))}"
+        raise InputError(f"{given}: give one or more of {', '.join(VARIANTS)}, and seeds, each once")
+    settings = to_dict(base)
+    wrong = [f"{name} = {settings[name]!r}, not {value!r}" for name, value in SHARED.items() if settings[name] != value]
+    if wrong or base.model.network == "mlp":
+        raise InputError(f"the settings that all rows share must be those of T = 4 for images: {'; '.join(wrong) or 'they draw points'}")
+    try:
+        return {(name, seed): override(base, VARIANTS[name][1] | {"seed": seed}) for name in variants for seed in seeds}
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _check_run(run, config):
+    """Raise InputError where the folder holds a run of other settings."""
+    if not (run / "config.yaml").exists():
+        return
+    there, here = to_dict(read_yaml(run / "config.yaml", Config())), to_dict(config)
+    if differ := [f"{name}: {there[name]} -> {here[name]}" for name in here if there[name] != here[name]]:
+        raise InputError(f"{run}: was trained with other settings: {'; '.join(differ)}; give another --out, or remove it")
+
+
+def _finish(run, config, device):
+    """Train what is left of a run; nothing is touched in one that is finished."""
+    newest = newest_checkpoint(run / "checkpoints") if (run / "checkpoints").is_dir() else None
+    if newest is not None and int(newest.name.rpartition("-")[2]) >= config.train.iterations:
+        return
     with locked(run):
         state = open_run(run, config, collect(), device, resume=(run / "checkpoints").is_dir())
-        if state.step < config.train.iterations:
-            train(state, open_loader(config, device), run)
+        train(state, open_loader(config, device), run)
 
 
 def _row(name, config, seeds, found):
     numbers = [key for key, value in found[0].items() if isinstance(value, float)]
     row = {"variant": name, "data": found[0]["data"], "iterations": config.train.iterations, "batch size": config.train.batch_size}
-    row |= {"seeds": len(seeds), "images": found[0]["images"], "NFE": found[0]["NFE"], "device": found[0]["device"]}
+    row |= {
+        "seeds": len(seeds),
+        "images": found[0]["images"],
+        "protocol": found[0]["protocol"],
+        "NFE": found[0]["NFE"],
+        "device": found[0]["device"],
+    }
     for number in numbers:
         values = [each[number] for each in found]
         row[number] = statistics.mean(values)

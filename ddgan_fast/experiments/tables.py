@@ -79,7 +79,7 @@ def table3(models, dataset, classifier, record, digits, out, num_images=STACKED_
         rows[label] = _row(label, pipe, {names.get(name, name): value for name, value in found.items()})
     note = (
         f"Measured: {num_images:,} images of stacked {digits}, whose classes our own classifier names, which is right about "
-        f"{record['accuracy']:.2%} of the test images; real images beside them."
+        f"{record['accuracy']:.2%} of the test images; real images beside them. KL is from all modes equally, as often as they are there."
     )
     return _write(out, 3, "stacked MNIST", rows, published.TABLE3, [note], models)
 
@@ -137,7 +137,6 @@ def _row(label, pipe, found):
     """A row of score.py as one of a table."""
     row = {"source": MEASURED, "model": label} | {RENAMED.get(name, name): value for name, value in found.items()}
     row[SECONDS] = 100 * row.pop("seconds") / row["images"]
-    row["engine"] = f"{pipe.engine}, {pipe.precision or str(next(pipe.generator.parameters()).dtype).removeprefix('torch.')}"
     return row | {"device": device_name(pipe.device) + row["device"].removeprefix(pipe.device.type)}
 
 
@@ -167,16 +166,16 @@ def _write(out, number, data, rows, quoted, notes, models):
         notes.append(
             f"{', '.join(others)}: made by another network or code, or of other data, than the published numbers; they do not compare."
         )
-    out, pictures = Path(out), {}
-    for place, (label, pipe) in enumerate(models.items(), 1):
-        pictures[label] = f"table{number}-{place}.png"
-        draw_grid(pipe, range(SAMPLES if pipe.config.model.resolution <= 64 else SAMPLES_256), out / pictures[label], SAMPLES_256)
+    out = Path(out)
     with whole_file(out / f"table{number}.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(rows)
+    pictures = {label: f"table{number}-{place}.png" for place, label in enumerate(models, 1)}
     with whole_file(out / f"table{number}.md") as path:
         path.write_text(_markdown(f"Table {number}: {data}", columns, rows, notes, pictures), encoding="utf-8")
+    for label, pipe in models.items():
+        draw_grid(pipe, range(SAMPLES if pipe.config.model.resolution <= 64 else SAMPLES_256), out / pictures[label], SAMPLES_256)
     return rows
 
 

@@ -97,7 +97,10 @@ def test_other_weights_give_another_name_and_a_pin_holds(lite0, tmp_path):
     assert lite0.metric_prefix == "lite0-" and digest in lite0.identity and "efficientnet-lite-pytorch 0.1.0" in lite0.identity
     assert open_extractor("lite0", f"{standard}#sha256={digest.upper()}").identity == lite0.identity
     with pytest.raises(CheckpointError, match=f"{standard}: its SHA-256 is {digest}, and must begin with 00"):
-        open_extractor("lite0", f"{standard}#sha256=00")
+        open_extractor("lite0", f"{standard}#sha256={'0' * 64}")
+    for pin in ("", digest[:8], "no hash"):
+        with pytest.raises(InputError, match="takes the 64 hexadecimal digits"):
+            open_extractor("lite0", f"{standard}#sha256={pin}")
     state = torch.load(standard, weights_only=True)
     state["_fc.bias"] += 1
     torch.save(state, tmp_path / "mine.pth")

@@ -138,3 +138,24 @@ def test_a_damaged_reference_is_made_again(looked, tmp_path, caplog):
     assert seen == 50 and "cannot be read" in caplog.text and "computing it again" in caplog.text
     assert torch.equal(made.manifold, again.manifold)
     assert looked(images, judge)[1] == 0
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_does_without(looked, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file")
+    with caplog.at_level(logging.WARNING):
+        found, seen = looked(images_of(50), Pixels())
+    assert seen == 50 and found.statistics.count == 50 and "the features are not kept" in caplog.text
+
+
+def test_a_reference_of_fewer_images_is_not_taken(looked, tmp_path):
+    made, _ = looked(images_of(50), Pixels())
+    (path,) = (tmp_path / "cache").iterdir()
+    np.savez(path, manifold=made.manifold.numpy(), **(made.statistics.to_dict() | {"count": np.array(49)}))
+    assert looked(images_of(50), Pixels())[1] == 50
+
+
+def test_the_manifold_is_of_all_parts_of_a_sorted_set(looked):
+    images = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 8, 8, 3).contiguous()
+    found, _ = looked(images, Pixels())
+    shades = (found.manifold[:, 0] * 255).round()
+    assert len(shades.unique()) == 20 and shades.min() < 60 and shades.max() > 190

@@ -68,7 +68,7 @@ def test_picture_and_table(tmp_path):
     below = HEAD + 8 * scale + GAP
     for image, (x, y) in {8: (GAP, HEAD), 9: (left, below), found.indices[0, 1].item(): (left + 8 * scale + GAP, HEAD)}.items():
         assert np.array_equal(picture[y : y + 8 * scale : scale, x : x + 8 * scale : scale], PIXELS[image, 0])
-    write_table(found, [100, 101], tmp_path / "x.csv")
+    write_table(found, [100, 101], "pixels", tmp_path / "x.csv")
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     assert len(rows) == 2 * 2 + 3 and [row["image"] for row in rows] == 4 * ["generated"] + 3 * ["training"]
     assert (rows[2]["seed_or_index"], rows[2]["rank"], rows[2]["training_index"], rows[2]["distance"]) == ("101", "1", "9", "0")

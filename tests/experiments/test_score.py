@@ -10,6 +10,7 @@ from ddgan_fast.cli import main
 from ddgan_fast.data.datasets import open_dataset
 from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.scoring import Judges
+from ddgan_fast.experiments import score
 from ddgan_fast.experiments.score import judges_of, score_images, score_points, score_stacked
 
 
@@ -44,7 +45,7 @@ def test_a_set_against_itself_has_no_distance(judges, make, tmp_path):
     dataset = open_dataset("digits", make().config.model)
     pipe = SimpleNamespace(
         batches=lambda seeds, size: iter([(seeds, dataset.__getitems__(list(seeds)).permute(0, 2, 3, 1))]),
-        config=make().config, device=torch.device("cpu"), engine="none",
+        config=make().config, device=torch.device("cpu"), engine="none", precision="fp32",
     )  # fmt: skip
     row = score_images(pipe, dataset, judges, tmp_path, num_images=1797)
     assert abs(row["corner-FID"]) < 1e-6 and row["corner-precision"] == row["corner-recall"] == 1
@@ -61,6 +62,19 @@ def test_too_few_images_are_refused_before_any_work(make, judges, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_digits_of_mnist_are_known_by_how_many_there_are(tmp_path, monkeypatch):
+    labels = torch.arange(10).repeat_interleave(torch.tensor(score.MNIST_LABELS))
+    parts = {
+        "train": (torch.zeros(60_000, 1, 8, 8, dtype=torch.uint8), labels),
+        "t10k": (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), labels[:1]),
+    }
+    monkeypatch.setattr(score, "read_labelled", lambda folder, shape, part: parts[part])
+    monkeypatch.setattr(score, "cached_classifier", lambda cache, train, test, device: ("classifier", {}))
+    assert score.digits_of(f"stackedmnist:{tmp_path}", 8, tmp_path)[2] == "MNIST"
+    labels[0] = 1
+    assert score.digits_of(f"stackedmnist:{tmp_path}", 8, tmp_path)[2] == tmp_path.name
+
+
 def test_one_network_takes_one_file():
     with pytest.raises(InputError, match="one network makes all numbers"):
         judges_of("lite0", None, "vgg.pth")
@@ -70,7 +84,11 @@ def test_points_that_are_the_data_are_of_high_quality(make):
     config = make("gaussians25").config
     points = open_dataset("gaussians25", config.model).items
     pipe = SimpleNamespace(
-        batches=lambda seeds, size: iter([(seeds, points[: len(seeds)])]), config=config, device=torch.device("cpu"), engine="none"
+        batches=lambda seeds, size: iter([(seeds, points[: len(seeds)])]),
+        config=config,
+        device=torch.device("cpu"),
+        engine="none",
+        precision="fp32",
     )
     row = score_points(pipe)
     assert row["modes"] == 25 and row["high_quality"] == pytest.approx(0.989, abs=0.005) and row["kl"] < 1e-3
@@ -98,10 +116,11 @@ def test_modes_of_real_stacked_digits_are_their_labels(bars, make, tmp_path):
 
     config = make(resolution=32, image_channels=3).config
     dataset = open_dataset(f"stackedmnist:{bars}", config.model)
-    classifier, record = digits_of(bars, 32, tmp_path)
+    classifier, record, digits = digits_of(bars, 32, tmp_path)
+    assert digits == bars.name
     pipe = SimpleNamespace(
         batches=lambda seeds, size: iter([(seeds, dataset.__getitems__(list(seeds)).permute(0, 2, 3, 1))]),
-        config=config, device=torch.device("cpu"), engine="none",
+        config=config, device=torch.device("cpu"), engine="none", precision="fp32",
     )  # fmt: skip
     row = score_stacked(pipe, dataset, classifier, record, num_images=500)
     assert row["modes"] == row["modes of real images"] == len(set(dataset.labels[:500].tolist()))
@@ -122,6 +141,8 @@ def test_wrong_words(stacked_model, bars, tmp_path, capsys, monkeypatch):
         (f"--data {tmp_path / 'no'}", 3, "no such path"),
         ("--data gaussians25", 2, "it holds 2-D points"),
         ("--data digits --feature-extractor classifier", 3, "no idx files here"),
+        (f"--data stackedmnist:{bars} --protocol paper", 2, "--protocol: StackedMNIST takes none"),
+        (f"--data {bars} --feature-extractor classifier --weights x", 2, "--weights: the classifier, which is trained here, takes none"),
         (f"--data {bars} --feature-extractor lite0 --weights {tmp_path / 'no.pth'}", 5, "path: "),
     ]
     for words, code, text in cases:

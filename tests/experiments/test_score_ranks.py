@@ -12,14 +12,14 @@ import pytest
 SCRIPT = Path(__file__).parent / "two_ranks.py"
 
 
-def row_of(out, world):
-    """What `world` processes find, and how many wrote a reference."""
+def row_of(out, world, caches=("cache", "cache")):
+    """What `world` processes find, each with its folder of caches."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = os.environ | {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     ranks = [
-        subprocess.Popen([sys.executable, SCRIPT, out], env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, SCRIPT, out, caches[rank]], env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(world)
     ]
     for process in ranks:
@@ -42,3 +42,11 @@ def test_two_ranks_find_what_one_finds(tmp_path):
     again = row_of(tmp_path / "two", 1)  # from the reference that two ranks have made
     assert again["corner-FID"] == pytest.approx(alone["corner-FID"], rel=1e-9)
     assert len(list((tmp_path / "two/cache").iterdir())) == 1
+
+
+def test_ranks_that_see_different_caches_do_the_same_work(tmp_path):
+    """As on nodes without a common home: what one alone finds in its cache must not pair with what the others compute."""
+    want = row_of(tmp_path, 1)["corner-FID"]
+    for caches in (("cache", "empty"), ("other", "cache")):
+        assert row_of(tmp_path, 2, caches)["corner-FID"] == pytest.approx(want, rel=1e-9)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["cache", "other"]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ddgan_fast import DDGANPipeline
 from ddgan_fast.config import ABLATIONS, override, preset
 from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.scoring import Judges
@@ -21,18 +22,21 @@ class Corner:
         return SimpleNamespace(features=images[:, 0, 3:5, 3:5].flatten(1).float(), probabilities=None)
 
 
+BASE = override(
+    preset("tiny"), {"iterations": 4, "checkpoint_every": 4, "sample_every": 100, "log_every": 4, "ema_decay": 0.0, "lr_g": 0.02}
+)
+
+
 @pytest.fixture
 def make_table(tmp_path):
-    """make_table(variants, seeds) -> rows, in tmp_path."""
-    judge, base = (
-        Corner(),
-        override(
-            preset("tiny"), {"iterations": 4, "checkpoint_every": 4, "sample_every": 100, "log_every": 4, "ema_decay": 0.0, "lr_g": 0.02}
-        ),
-    )
-    return lambda variants, seeds: table2.table2(
-        base, variants, seeds, Judges(judge, judge), tmp_path / "cache", tmp_path / "table", num_images=20
-    )
+    """make_table(variants, seeds, num_images, **changes of the base) -> rows, in tmp_path."""
+    judge = Corner()
+
+    def make(variants, seeds, num_images=20, **changes):
+        words = Judges(judge, judge), tmp_path / "cache", tmp_path / "table", "cpu", DDGANPipeline.from_pretrained, num_images
+        return table2.table2(override(BASE, changes), variants, seeds, *words, batch_size=10)
+
+    return make
 
 
 def test_every_row_of_the_paper_has_a_variant():
@@ -63,8 +67,30 @@ def test_one_seed_has_no_deviation(make_table):
     assert row["corner-FID std"] is None and row["variant"] == "No latent variable"
 
 
-def test_wrong_words(make_table, tmp_path):
-    for variants, seeds, words in ((["t4", "t3"], [0], "variants t3"), ([], [0], "give one or more of t4"), (["t4"], [], "seeds")):
-        with pytest.raises(InputError, match=words):
-            make_table(variants, seeds)
+def test_wrong_words_end_before_any_training(make_table, tmp_path):
+    cases = [
+        ((["t4", "t3"], [0]), {}, "variants t3"),
+        (([], [0]), {}, "give one or more of t4"),
+        ((["t4"], []), {}, "and seeds, each once"),
+        ((["t4"], [0, 0]), {}, "each once"),
+        ((["t4", "t4"], [0]), {}, "each once"),
+        ((["t4"], [2**32]), {}, "seed = 4294967296"),
+        ((["t4"], [0]), {"steps": 2}, "steps = 2, not 4"),
+        ((["t4"], [0]), {"latent": False}, "latent = False, not True"),
+        ((["t4"], [0], 4), {}, "4 generated images are too few"),
+        ((["t4"], [0]), {"max_images": 3}, "3 images of digits are too few"),
+    ]
+    for words, changes, text in cases:
+        with pytest.raises(InputError, match=text):
+            make_table(*words, **changes)
     assert not (tmp_path / "table").exists()
+
+
+def test_runs_of_other_settings_are_not_taken_for_these(make_table, tmp_path):
+    make_table(["t4"], [0])
+    before = {path: path.read_bytes() for path in (tmp_path / "table/t4-seed0").rglob("*.*") if path.is_file()}
+    for changes in ({"iterations": 8}, {"lr_g": 0.01}, {"data": "fashion-mnist", "max_images": 100}):
+        with pytest.raises(InputError, match="was trained with other settings: .* give another --out"):
+            make_table(["t4"], [0], **changes)
+    assert make_table(["t4"], [0])
+    assert {path: path.read_bytes() for path in before} == before

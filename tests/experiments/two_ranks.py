@@ -1,4 +1,4 @@
-"""`python two_ranks.py OUT` with the variables of torchrun: rank 0 writes the row of a tiny model on digits to OUT/row.json."""
+"""`python two_ranks.py OUT CACHE` with the variables of torchrun: rank 0 writes the row of a tiny model on digits to OUT/row.json."""
 
 import json
 import sys
@@ -24,15 +24,15 @@ class Corner:
         return SimpleNamespace(features=features, probabilities=(features / 8).softmax(1))
 
 
-def main(out):
+def main(out, cache):
     torch.manual_seed(0)
     pipe, judge = DDGANPipeline.from_preset("tiny"), Corner()
     with together(torch.device("cpu"), 60):
         dataset = open_dataset("digits", pipe.config.model)
-        row = score_images(pipe, dataset, Judges(judge, judge), out / "cache", num_images=101, batch_size=16)
+        row = score_images(pipe, dataset, Judges(judge, judge), out / cache, num_images=101, batch_size=16)
     if row is not None:
         (out / "row.json").write_text(json.dumps(row))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
