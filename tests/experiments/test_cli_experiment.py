@@ -53,7 +53,7 @@ def test_every_experiment_is_described_and_writes_to_a_folder_of_its_name():
 def test_writes_what_it_says(capsys, monkeypatch, tmp_path, model, name, extra, files):
     pytest.importorskip("sklearn")  # has the digits
     pixels = lambda images: Features(images.flatten(1).float())  # noqa: E731
-    pixels.identity = "pixels"
+    pixels.identity = pixels.name = "pixels"
     monkeypatch.setattr(figure16, "open_extractor", lambda *words: pixels)
     run(name, "--model", model, "--device", "cpu", "--out", tmp_path / "a/b", *extra)
     printed = capsys.readouterr().out.splitlines()
