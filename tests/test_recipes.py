@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ddgan_fast.config import PRESETS, Config
+from ddgan_fast.config import PRESETS, Config, preset
 from ddgan_fast.config_file import read_yaml, write_yaml
 
 RECIPES = Path(__file__).parents[1] / "examples/recipes"
@@ -23,3 +23,10 @@ def test_a_recipe_is_its_preset(tmp_path, name):
     assert f"--config examples/recipes/{name}.yaml" in header
     write_yaml(tmp_path / "config.yaml", PRESETS[name])
     assert text == header + (tmp_path / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES.parent / "experiments").iterdir()), ids=lambda path: path.stem)
+def test_settings_of_experiments_are_read(path):
+    config = read_yaml(path, preset("demo"))
+    assert config.diffusion.steps == 4 and config.train.data
+    assert f"--config examples/experiments/{path.name}" in path.read_text()
