@@ -32,7 +32,7 @@ class Table1(Table):
     """Score models of CIFAR-10 beside the published ones, time other samplers on this device, and draw FID against time."""
 
     ITEM: ClassVar = "paper Table 1 and Fig. 4"
-    TIME: ClassVar = "a day on a CPU with 50,000 images of the full network, most of it drawing them"
+    TIME: ClassVar = "about a day on a CPU with 50,000 images of the full network, most of it drawing them (estimated)"
     NUMBER: ClassVar = 1
     IMAGES: ClassVar = 50_000
 
@@ -87,7 +87,7 @@ class Table3(Table):
     """Count the modes of StackedMNIST that models cover, and their KL, beside the published ones."""
 
     ITEM: ClassVar = "paper Table 3"
-    TIME: ClassVar = "a quarter of an hour on a CPU with a small network, and hours with the full one"
+    TIME: ClassVar = "minutes on a CPU with a small network, about half a day with the full one (estimated)"
 
     out: Path = OUT / "table3"
     """Folder of table3.csv, table3.md and sample grids."""
@@ -116,7 +116,7 @@ class Table2(Scoring):
     """Train the ablations with one budget on one set, and score them beside the published ones; goes on where it was stopped."""
 
     ITEM: ClassVar = "paper Table 2"
-    TIME: ClassVar = "two hours on a CPU for three rows of three seeds of examples/experiments/table2-fashion.yaml"
+    TIME: ClassVar = "about three hours on a CPU core for three rows of three seeds of examples/experiments/table2-fashion.yaml"
 
     config: Path | None = None
     """YAML file of settings of T = 4 on top of --preset: data, network and number of steps, which all rows share."""

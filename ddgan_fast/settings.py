@@ -10,6 +10,7 @@ from typing import Literal
 
 
 def require(holds, name, value, what):
+    """Raise the ValueError that says what a setting must be, unless `holds`."""
     if not holds:
         raise ValueError(f"{name} = {value!r}: it must be {what}")
 

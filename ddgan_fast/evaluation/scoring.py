@@ -42,7 +42,7 @@ class Protocol:
 
     through: Callable
     manifold_images: int
-    """The first so many of either side have precision and recall taken: the cost is the product of both."""
+    """So many of either side have precision and recall taken: the cost is the product of both."""
     words: str
 
 
