@@ -17,9 +17,10 @@ from ddgan_fast.checkpoint.folder import newest_checkpoint, read_json
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.data.toy import SCALE, SIGMA, modes25
-from ddgan_fast.errors import InputError, MissingError, ResourceError
+from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.evaluation.points import score
 from ddgan_fast.experiments import point_baselines
+from ddgan_fast.experiments.panels import folder_for, new_figure, save_figure
 from ddgan_fast.experiments.point_baselines import DDPM, GAN, Training, WassersteinGAN
 from ddgan_fast.experiments.score import POINTS
 from ddgan_fast.pictures import density, whole_file
@@ -36,7 +37,7 @@ TITLES = {
     "T=4": "DDGAN, T = 4", "T=1": "DDGAN, T = 1",
 }  # fmt: skip
 SAMPLING = 2**32  # added to the seed for samples of the baselines: seeds of training are below
-PANEL_INCHES, DPI = (2.4, 2.95), 120
+PANEL_INCHES = 2.4, 2.95
 
 
 class Drawn(NamedTuple):
@@ -64,10 +65,7 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
     given = {name: _given(name, folder, device) for name, folder in ours.items()}
     config = override(preset("gaussians25"), {"iterations": iterations, "batch_size": batch_size, "seed": seed})
     loader = open_loader(config, device)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{out}: cannot be written: {error}") from error
+    folder_for(out)
     found, trained = {"data": Drawn(loader.dataset.items[:points].cpu())}, {}
     rows = [_row("data", found["data"], seed, device)]
     for name in methods:
@@ -85,18 +83,15 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
 
 def draw(path, points, rows):
     """Write the figure: one row of density panels.  points: {method: [N, 2]}.  rows: of `run`, in the same order."""
-    from matplotlib.figure import Figure
-
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * len(points), height), layout="constrained")
+    figure = new_figure(figsize=(width * len(points), height), layout="constrained")
     for axis, (name, where), row in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), rows, strict=True):
         axis.imshow(density(where.numpy(), side=256)[:, :, 0], cmap="gray", vmin=0, vmax=255)
         axis.set_title(TITLES[name])
         axis.set_xlabel(f"{row['modes']} modes, {row['high_quality']:.1%}")
         axis.set_xticks([])
         axis.set_yticks([])
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+    save_figure(figure, path)
 
 
 def _check(methods, ours, points):
