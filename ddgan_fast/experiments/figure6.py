@@ -4,7 +4,6 @@ All have the networks, the learning rate, the batch size and the iterations of C
 figure6.csv, a row for each, and figure6.png, where they lie.
 """
 
-import csv
 import importlib.util
 import logging
 import time
@@ -22,8 +21,8 @@ from ddgan_fast.evaluation.points import score
 from ddgan_fast.experiments import point_baselines
 from ddgan_fast.experiments.panels import folder_for, new_figure, save_figure
 from ddgan_fast.experiments.point_baselines import DDPM, GAN, Training, WassersteinGAN
-from ddgan_fast.experiments.score import POINTS
-from ddgan_fast.pictures import density, whole_file
+from ddgan_fast.experiments.score import POINTS, write_rows
+from ddgan_fast.pictures import density
 from ddgan_fast.pipeline import DDGANPipeline
 from ddgan_fast.training.loop import train
 from ddgan_fast.training.run import locked, open_run
@@ -76,7 +75,7 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
             found[name] = _drawn(pipe, points, steps_made, training)
         rows.append(_row(name, found[name], seed, device))
         log.info("%s: %d modes, %.1f %% within 3 sigma", name, rows[-1]["modes"], 100 * rows[-1]["high_quality"])
-        _write(out / "figure6.csv", rows)  # what there is: the next one may take hours
+        write_rows(out / "figure6.csv", rows)  # what there is: the next one may take hours
         draw(out / "figure6.png", {name: drawn.points for name, drawn in found.items()}, rows)
     return rows
 
@@ -167,10 +166,3 @@ def _row(name, drawn, seed, device):
         "device": device.type,
         "setting": drawn.setting,
     }
-
-
-def _write(path, rows):
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)

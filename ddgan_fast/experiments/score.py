@@ -1,5 +1,6 @@
 """What a model's samples are worth, beside what they cost, as one row: images, StackedMNIST's modes, or the 25 Gaussians."""
 
+import csv
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ddgan_fast.evaluation.metrics import modes_and_kl
 from ddgan_fast.evaluation.points import score
 from ddgan_fast.evaluation.reference import reference_features
 from ddgan_fast.evaluation.scoring import PROTOCOLS, Judges, collect, scores
-from ddgan_fast.pictures import to_uint8
+from ddgan_fast.pictures import to_uint8, whole_file
 
 MNIST_LABELS = 5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949  # of each digit in its training set, and in no other known one
 STACKED_IMAGES, POINTS = 26_000, 10_000  # paper Table 3, after Lin et al. 2018; ours
@@ -128,6 +129,14 @@ def score_points(pipe, num_points=POINTS, batch_size=POINTS):
     drawn = Drawn(pipe, num_points, batch_size)
     found = score(torch.cat(list(drawn)), modes25(), SIGMA / SCALE)
     return {"data": "gaussians25", "points": num_points} | found._asdict() | _cost(pipe, drawn)
+
+
+def write_rows(path, rows):
+    """Write rows {column: value} with equal columns as CSV; None is an empty cell."""
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
 
 
 def _cost(pipe, drawn):

@@ -4,7 +4,6 @@ The paper trains them on CIFAR-10, each until it gets no better. A small network
 whether the order of the rows holds there, not what the numbers are.
 """
 
-import csv
 import logging
 import statistics
 from pathlib import Path
@@ -17,8 +16,7 @@ from ddgan_fast.data.datasets import open_dataset
 from ddgan_fast.environment import collect
 from ddgan_fast.errors import InputError
 from ddgan_fast.experiments import published
-from ddgan_fast.experiments.score import check_counts, score_images
-from ddgan_fast.pictures import whole_file
+from ddgan_fast.experiments.score import check_counts, score_images, write_rows
 from ddgan_fast.training.loop import train
 from ddgan_fast.training.run import locked, open_run
 
@@ -128,10 +126,7 @@ def _row(name, config, seeds, found):
 
 
 def _write(path, rows):
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.4f}" if isinstance(value, float) and not key.startswith("paper") else value for key, value in row.items()}
-            for row in rows
-        )
+    def cell(name, value):
+        return f"{value:.4f}" if isinstance(value, float) and not name.startswith("paper") else value
+
+    write_rows(path, [{name: cell(name, value) for name, value in row.items()} for row in rows])

@@ -19,7 +19,7 @@ from ddgan_fast.experiments import published, sampler_times
 from ddgan_fast.experiments.panels import folder_for
 from ddgan_fast.experiments.samplers import SAMPLERS
 from ddgan_fast.experiments.samples import draw_grid
-from ddgan_fast.experiments.score import STACKED_IMAGES, score_images, score_stacked
+from ddgan_fast.experiments.score import STACKED_IMAGES, score_images, score_stacked, write_rows
 from ddgan_fast.pictures import whole_file
 
 MEASURED, PAPER, PAPER_TIMES = "measured", "paper", "paper, V100"
@@ -167,10 +167,7 @@ def _write(out, number, data, rows, quoted, notes, models):
             f"{', '.join(others)}: made by another network or code, or of other data, than the published numbers; they do not compare."
         )
     out = Path(out)
-    with whole_file(out / f"table{number}.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(out / f"table{number}.csv", rows)
     pictures = {label: f"table{number}-{place}.png" for place, label in enumerate(models, 1)}
     with whole_file(out / f"table{number}.md") as path:
         path.write_text(_markdown(f"Table {number}: {data}", columns, rows, notes, pictures), encoding="utf-8")
