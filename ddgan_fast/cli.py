@@ -13,6 +13,7 @@ import tyro
 
 from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
 from ddgan_fast.cli_data import Data
+from ddgan_fast.cli_edit import Edit
 from ddgan_fast.cli_eval import Eval
 from ddgan_fast.cli_experiment import Experiment
 from ddgan_fast.cli_export import Export
@@ -207,6 +208,7 @@ class Convert:
 COMMANDS = {
     "train": Train,
     "sample": Sample,
+    "edit": Edit,
     "eval": Eval,
     "bench": Bench,
     "export": Export,

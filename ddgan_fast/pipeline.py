@@ -11,6 +11,7 @@ import torch
 from ddgan_fast import config as configs
 from ddgan_fast.checkpoint.model import load_model, save_model
 from ddgan_fast.checkpoint.released import convert
+from ddgan_fast.data.given import as_mask, as_x0
 from ddgan_fast.diffusion import Schedule, draw_start
 from ddgan_fast.engines.opening import open_engine
 from ddgan_fast.errors import InputError
@@ -19,6 +20,7 @@ from ddgan_fast.noise import MAX_SEED, as_seeds
 from ddgan_fast.pictures import to_pil, to_uint8
 from ddgan_fast.sampling import engine as engines
 from ddgan_fast.sampling import generate
+from ddgan_fast.sampling.edit import Edit, steps_of
 
 OUTPUT_TYPES = "pil", "np", "pt", "uint8"
 MOST_IMAGES = 100_000_000
@@ -137,15 +139,41 @@ class DDGANPipeline:
             self.compile(self.engine, self.precision, self.engine_file)
         return self._sampler
 
-    def batches(self, seeds, batch_size=BATCH, as_uint8=False):
+    def batches(self, seeds, batch_size=BATCH, as_uint8=False, edit=None):
         """Yield (seeds, samples) batch by batch, so that memory stays bounded; samples float [b, C, H, W] in [-1, 1] or [b, 2].
 
-        seeds: as in `parse_seeds`.  as_uint8: images as uint8 [b, H, W, C], which the last step writes itself.
-        A sample depends on its seed alone: on a CPU bitwise, at any batch size.
+        seeds: as in `parse_seeds`.  as_uint8: images as uint8 [b, H, W, C], which the last step writes itself.  edit: what `start_from`
+        gives, or a sampling.edit.Edit of an image for each seed.
+        A sample depends on its seed, and on the image that it starts from, alone: on a CPU bitwise, at any batch size.
         """
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: it must be 1 or more")
-        return generate.batches(self.sampler, parse_seeds(seeds), batch_size, as_uint8)
+        seeds = parse_seeds(seeds)
+        return generate.batches(self.sampler, seeds, batch_size, as_uint8, edit and edit.spread(len(seeds)).to(self.device))
+
+    def start_from(self, image, strength=0.5, mask=None):
+        """The sampling.edit.Edit of an image, for `batches`. Arguments and errors as of `edit`."""
+        model, steps = self.config.model, self.config.diffusion.steps
+        if len(model.sample_shape) != 3:
+            raise InputError("this model draws 2-D points; an edit needs one of images")
+        if mask is not None and self.config.diffusion.prediction != "x0":
+            raise InputError(f"a mask needs a model that predicts x0; this one predicts {self.config.diffusion.prediction}")
+        found = None if mask is None else as_mask(mask, image, model.sample_shape)
+        return Edit(as_x0(image, model.sample_shape), steps_of(strength, steps), found)
+
+    def edit(self, image, strength=0.5, mask=None, num_images=None, seed=0, *, seeds=None, output_type=None, batch_size=BATCH):
+        """Variants of an image: diffused to step k = floor(strength T + 0.5) and denoised from there (SDEdit; paper Sec. 5.3); an Output.
+
+        image: a PIL image or uint8 [H, W], [H, W, 1 or 3] array of any size, of which the model gets the middle square, resized; or a
+        float tensor [C, H, W] in [0, 1] of the model's shape.  strength: 0 (k = 0, the image as it is) to 1 (k = T, the image is
+        forgotten: the pictures of plain sampling).  mask: of the image's size, white (255, True, 1) where it may change, black where it
+        stays to the bit, gray between; a PIL image, or array or tensor [H, W].  With strength 1 that is inpainting.
+        num_images, seed, seeds, output_type, batch_size: as in a call; equal seeds give equal variants.
+        NFE is k.  Raises InputError for wrong arguments, for a model of points, and for a mask where the model does not predict x0.
+        """
+        edit, output_type = self.start_from(image, strength, mask), self._output_type(output_type)
+        seeds = parse_seeds(seed if seeds is None else seeds, num_images)
+        return self._timed(lambda as_uint8: self._joined(seeds, batch_size, as_uint8, edit), seeds, output_type, edit.steps)
 
     @torch.no_grad()
     def __call__(self, num_images=None, seed=0, *, seeds=None, latents=None, generator=None, output_type=None, batch_size=BATCH):
@@ -156,11 +184,7 @@ class DDGANPipeline:
         latents are given), z and the posterior noise, for parity with other code; the result then depends on the batch.
         output_type: "pil" (default), "np", "pt" or "uint8"; points have "np" (default) and "pt".  Raises InputError for wrong arguments.
         """
-        shape = self.config.model.sample_shape
-        allowed = OUTPUT_TYPES if len(shape) == 3 else ("np", "pt")
-        output_type = output_type or allowed[0]
-        if output_type not in allowed:
-            raise InputError(f"output_type {output_type!r}: it must be one of {', '.join(allowed)}")
+        shape, output_type = self.config.model.sample_shape, self._output_type(output_type)
         if latents is not None and tuple(latents.shape[1:]) != shape:
             raise InputError(f"latents have shape {list(latents.shape)}; they must be [N, {', '.join(map(str, shape))}]")
         if num_images is None and latents is not None:
@@ -168,16 +192,34 @@ class DDGANPipeline:
         found = parse_seeds(seed if seeds is None else seeds, num_images)
         if latents is not None and len(latents) != len(found):
             raise InputError(f"{len(latents)} latents for {len(found)} images; give one for each")
+
+        def draw(as_uint8):
+            if generator is None and latents is None:
+                return self._joined(found, batch_size, as_uint8)
+            return self._denoise(found, latents, generator)
+
+        return self._timed(draw, found, output_type, self.config.diffusion.steps)
+
+    def _output_type(self, name):
+        """The output type of that name, by default the first. Raises InputError where the model does not have it."""
+        allowed = OUTPUT_TYPES if len(self.config.model.sample_shape) == 3 else ("np", "pt")
+        if name not in (None, *allowed):
+            raise InputError(f"output_type {name!r}: it must be one of {', '.join(allowed)}")
+        return name or allowed[0]
+
+    def _joined(self, seeds, batch_size, as_uint8, edit=None):
+        """All of `batches` in one tensor."""
+        return torch.cat([part for _, part in self.batches(seeds, batch_size, as_uint8, edit)])
+
+    @staticmethod
+    def _timed(draw, seeds, output_type, nfe):
+        """The Output of draw(as_uint8) -> samples."""
         start = time.perf_counter()
-        if generator is None and latents is None:
-            as_uint8 = output_type in ("pil", "uint8")
-            samples = torch.cat([part for _, part in self.batches(found, batch_size, as_uint8)])
-        else:
-            samples = self._denoise(found, latents, generator)
+        samples = draw(output_type in ("pil", "uint8"))
         if samples.is_cuda:
             torch.cuda.synchronize(samples.device)
         seconds = time.perf_counter() - start
-        return Output(_as(samples, output_type), list(found), self.config.diffusion.steps, seconds)
+        return Output(_as(samples, output_type), list(seeds), nfe, seconds)
 
     def _denoise(self, seeds, latents, generator):
         """One batch from given latents or a torch.Generator; what neither gives comes from the seeds."""

@@ -1,5 +1,6 @@
 """What only a GPU can show: the same images as on the CPU, and a training run that resumes."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,3 +65,7 @@ def test_a_graph_draws_what_the_plain_network_draws_and_never_waits(precision):
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(again, whole) and torch.equal(part, whole[:7])
     assert len(sampler.graphs) == 2  # of 4 floats and of 8 images
+    image, mask = whole[0].cpu().numpy(), np.eye(32, dtype=bool)
+    edited = pipe.edit(image, 0.5, mask, num_images=4, output_type="uint8").images
+    assert (edited[:, ~mask] == image[~mask]).all() and (edited[:, mask] != image[mask]).any()
+    assert np.array_equal(pipe.edit(image, 0.5, mask, num_images=4, output_type="uint8").images, edited)

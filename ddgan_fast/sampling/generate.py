@@ -6,7 +6,7 @@ import math
 import torch
 
 from ddgan_fast.diffusion import denoise, draw_noise, draw_start
-from ddgan_fast.errors import ResourceError
+from ddgan_fast.errors import InputError, ResourceError
 from ddgan_fast.noise import as_seeds
 from ddgan_fast.pictures import to_uint8
 from ddgan_fast.precision import convolutions
@@ -30,30 +30,35 @@ class Sampler:
         self.device = schedule.posterior.device
 
     @torch.no_grad()
-    def sample(self, seeds, as_uint8=False):
+    def sample(self, seeds, as_uint8=False, edit=None):
         """The samples of `seeds` [b, C, H, W] or [b, 2], in one batch on a GPU, in chunks of a fixed size on a CPU.
 
-        as_uint8: images [b, H, W, C].  CPU kernels round differently at different batch sizes; so every chunk has the same size there,
-        the last one padded.
+        as_uint8: images [b, H, W, C].  edit: an edit.Edit of b images, which the samples start from.  CPU kernels round differently at
+        different batch sizes; so every chunk has the same size there, the last one padded.
         """
         seeds = as_seeds(seeds, self.device)
         pixels = math.prod(self.network.config.sample_shape[1:])
         chunk = len(seeds) if self.device.type != "cpu" else max(1, CHUNK_PIXELS // pixels)
-        padded = torch.cat((seeds, seeds[-1:].expand(-len(seeds) % chunk)))
-        return torch.cat([self.draw(part, as_uint8) for part in padded.split(chunk)])[: len(seeds)]
+        rows = torch.arange(len(seeds) + -len(seeds) % chunk, device=self.device).clamp(max=len(seeds) - 1)
+        parts = [self.draw(seeds[part], as_uint8, edit and edit.rows(part)) for part in rows.split(chunk)]
+        return torch.cat(parts)[: len(seeds)]
 
-    def draw(self, seeds, as_uint8=False):
-        """The samples of `seeds` [b], int64 on the device, in one batch."""
+    def draw(self, seeds, as_uint8=False, edit=None):
+        """The samples of `seeds` [b], int64 on the device, in one batch; edit: of b images on the device."""
         x, z = draw_start(seeds, self.network.config, self.schedule.steps)
-        return self.run(x, z, seeds=seeds, as_uint8=as_uint8)
+        return self.run(x, z, seeds=seeds, as_uint8=as_uint8, edit=edit)
 
     @torch.no_grad()
-    def run(self, x, z, noise=None, seeds=None, as_uint8=False):
-        """diffusion.denoise on this device, in this dtype and layout."""
+    def run(self, x, z, noise=None, seeds=None, as_uint8=False, edit=None):
+        """diffusion.denoise on this device, in this dtype and layout; from an edit's image, with x as its noise, where there is one."""
         x = self.placed(x)
         noise = noise if noise is None else noise.to(x)
+        network, first = self.network, None
+        if edit is not None:
+            network, x, first = edit.network(network), self.placed(edit.start(self.schedule, x)), edit.steps - 1
         with self.convolutions():
-            return denoise(self.network, self.schedule, x, self.latents(z), noise, seeds=seeds, as_uint8=as_uint8)
+            samples = denoise(network, self.schedule, x, self.latents(z), noise, first, seeds, as_uint8)
+        return samples if edit is None else edit.kept(samples)
 
     def latents(self, z):
         """z on this device, in the dtype that the network takes: float32 or wider where it binds them. None stays None."""
@@ -74,8 +79,10 @@ class WholeSampler(Sampler):
     """A Sampler whose network is the whole loop: (x_T, z, noise) -> image, engines.networks.SamplerNetwork."""
 
     @torch.no_grad()
-    def run(self, x, z, noise=None, seeds=None, as_uint8=False):
-        """As `Sampler.run`; the noise that seeds name is drawn before."""
+    def run(self, x, z, noise=None, seeds=None, as_uint8=False, edit=None):
+        """As `Sampler.run`; the noise that seeds name is drawn before. Raises InputError for an edit: the loop has all T steps."""
+        if edit is not None:
+            raise InputError("this engine file holds all T steps, and an edit takes the last ones: export with --target step")
         if noise is None:
             noise = draw_noise(seeds, self.network.config, self.schedule.steps)
         with self.convolutions():
@@ -83,17 +90,19 @@ class WholeSampler(Sampler):
         return to_uint8(samples) if as_uint8 else samples
 
 
-def batches(sampler, seeds, batch_size, as_uint8=False):
+def batches(sampler, seeds, batch_size, as_uint8=False, edit=None):
     """Yield (seeds, samples) for `batch_size` seeds after the other; samples as `Sampler.sample` gives them, on its device.
 
-    seeds: a sequence of whole numbers.  On a CPU a sample is bitwise the same at any batch size and in any company.  Where the memory does
-    not hold a batch, it is halved and the work goes on; raises ResourceError where it does not hold one image.
+    seeds: a sequence of whole numbers.  edit: an edit.Edit of as many images on the sampler's device, or None.  On a CPU a sample is
+    bitwise the same at any batch size and in any company.  Where the memory does not hold a batch, it is halved and the work goes on;
+    raises ResourceError where it does not hold one image.
     """
     start = 0
     while start < len(seeds):
         part = seeds[start : start + batch_size]
         try:
-            samples = sampler.sample(part, as_uint8)
+            rows = edit and edit.rows(slice(start, start + len(part)))
+            samples = rows.unchanged(as_uint8) if rows and rows.steps == 0 else sampler.sample(part, as_uint8, rows)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

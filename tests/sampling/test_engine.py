@@ -6,6 +6,7 @@ import torch
 from ddgan_fast.bench import Truth, measure, milliseconds, speed
 from ddgan_fast.errors import InputError, ResourceError
 from ddgan_fast.sampling import engine, generate, graph
+from ddgan_fast.sampling.edit import Edit
 from ddgan_fast.sampling.graph import GraphSampler
 
 FORMS = {"usual": {}, "without latent": {"latent": False}, "one step": {"steps": 1}, "three channels": {"image_channels": 3}}
@@ -81,7 +82,29 @@ def test_graphs_are_kept_per_batch_size_and_odd_batches_are_padded(make, monkeyp
     monkeypatch.setattr(graph, "KEPT", 3)
     graphs.sample(range(1))
     graphs.sample(range(1))
-    assert list(graphs.graphs) == [(4, True), (4, False), (1, False)]  # (8, True) had waited longest
+    kinds = [(size, kind.as_uint8) for size, kind in graphs.graphs]
+    assert kinds == [(4, True), (4, False), (1, False)]  # (8, True) had waited longest
+
+
+def test_graphs_of_edits_read_the_images_and_masks_of_their_call(make):
+    pipe = make()
+    plain = pipe.compile("folded").sampler
+    graphs = Replayed(plain.network, plain.schedule, plain.dtype, plain.layout)
+    noise = torch.Generator().manual_seed(0)
+    for steps, masked in ((2, False), (2, True), (4, True)):
+        for count in (5, 5, 3):  # recorded, replayed, and a part of it
+            x0 = 2 * torch.rand(count, 1, 8, 8, generator=noise) - 1
+            edit = Edit(x0, steps, torch.rand(count, 1, 8, 8, generator=noise).round() if masked else None)
+            want = plain.sample(range(count), edit=edit)
+            assert (graphs.sample(range(count), edit=edit) - want).abs().max() < 1e-5
+    assert graphs.captured == (5, 5, 5)
+
+
+def test_a_file_of_the_whole_loop_cannot_edit(make):
+    pipe = make()
+    pipe._sampler = generate.WholeSampler(pipe.generator, pipe.schedule, torch.float32, torch.contiguous_format)
+    with pytest.raises(InputError, match="holds all T steps.*--target step"):
+        pipe.edit(torch.zeros(1, 8, 8), 0.5)
 
 
 def test_old_graphs_make_room_for_a_new_one(make):
@@ -97,7 +120,7 @@ def test_old_graphs_make_room_for_a_new_one(make):
     graphs.most, graphs_of_none.most = 1, 0
     for size in (2, 3):
         assert len(graphs.sample(range(size))) == size
-    assert list(graphs.graphs) == [(3, False)]
+    assert [size for size, _ in graphs.graphs] == [3]
     with pytest.raises(torch.OutOfMemoryError):
         graphs_of_none.sample(range(2))
 
@@ -108,7 +131,7 @@ class Small:
     def __init__(self, most, error):
         self.most, self.error, self.asked = most, error, []
 
-    def sample(self, seeds, as_uint8=False):
+    def sample(self, seeds, as_uint8=False, edit=None):
         self.asked.append(len(seeds))
         if len(seeds) > self.most:
             raise self.error
