@@ -18,6 +18,7 @@ from ddgan_fast.cli_eval import Eval
 from ddgan_fast.cli_experiment import Experiment
 from ddgan_fast.cli_export import Export
 from ddgan_fast.cli_report import Report
+from ddgan_fast.cli_serve import Serve
 from ddgan_fast.cli_show import Env, Presets
 from ddgan_fast.config import Config
 from ddgan_fast.errors import DDGANError, InputError, ResourceError
@@ -214,6 +215,7 @@ COMMANDS = {
     "export": Export,
     "experiment": Experiment,
     "report": Report,
+    "serve": Serve,
     "convert": Convert,
     "presets": Presets,
     "env": Env,

@@ -41,11 +41,12 @@ class Output:
     """Wall time of noise, network and posterior steps, device work included."""
 
 
-def parse_seeds(seeds, num_images=None):
+def parse_seeds(seeds, num_images=None, most=MOST_IMAGES):
     """Seeds as a range or list.
 
     seeds: "0-63" (inclusive), "3,5,9", one number s (s .. s + num_images - 1, one image by default), or a sequence, whose
-    length num_images must be if given.  Raises InputError for anything else, for none, and for a seed outside 0 to 2^63 - 1.
+    length num_images must be if given.  Raises InputError for anything else, for none, for more than `most`, and for a seed outside 0 to
+    2^63 - 1.
     """
     try:
         if isinstance(seeds, str):
@@ -62,10 +63,21 @@ def parse_seeds(seeds, num_images=None):
         raise InputError(f"seeds {seeds!r}, num_images {num_images}: num_images must be 1 or more and fit the seeds, a range ascending")
     if min(part.start for part in ranges) < 0 or max(part.stop for part in ranges) > MAX_SEED + 1:
         raise InputError(f"seeds {seeds!r}, num_images {num_images}: a seed must be 0 to {MAX_SEED} (2^63 - 1)")
-    if sum(counts) > MOST_IMAGES:
-        raise InputError(f"seeds {seeds!r}, num_images {num_images}: {sum(counts):,} images; {MOST_IMAGES:,} is the most of one call")
+    if sum(counts) > most:
+        raise InputError(f"seeds {seeds!r}, num_images {num_images}: {sum(counts):,} images; {most:,} is the most of one call")
     found = ranges[0] if len(ranges) == 1 else [seed for part in ranges for seed in part]
     return found
+
+
+def edit_of(config, image, strength, mask=None):
+    """The sampling.edit.Edit of one image, on the CPU. Arguments and errors as of `DDGANPipeline.edit`; it needs the config alone."""
+    shape, prediction = config.model.sample_shape, config.diffusion.prediction
+    if len(shape) != 3:
+        raise InputError("this model draws 2-D points; an edit needs one of images")
+    if mask is not None and prediction != "x0":
+        raise InputError(f"a mask needs a model that predicts x0; this one predicts {prediction}")
+    steps = steps_of(strength, config.diffusion.steps)
+    return Edit(as_x0(image, shape), steps, None if mask is None else as_mask(mask, image, shape))
 
 
 class DDGANPipeline:
@@ -153,13 +165,7 @@ class DDGANPipeline:
 
     def start_from(self, image, strength=0.5, mask=None):
         """The sampling.edit.Edit of an image, for `batches`. Arguments and errors as of `edit`."""
-        model, steps = self.config.model, self.config.diffusion.steps
-        if len(model.sample_shape) != 3:
-            raise InputError("this model draws 2-D points; an edit needs one of images")
-        if mask is not None and self.config.diffusion.prediction != "x0":
-            raise InputError(f"a mask needs a model that predicts x0; this one predicts {self.config.diffusion.prediction}")
-        found = None if mask is None else as_mask(mask, image, model.sample_shape)
-        return Edit(as_x0(image, model.sample_shape), steps_of(strength, steps), found)
+        return edit_of(self.config, image, strength, mask)
 
     def edit(self, image, strength=0.5, mask=None, num_images=None, seed=0, *, seeds=None, output_type=None, batch_size=BATCH):
         """Variants of an image: diffused to step k = floor(strength T + 0.5) and denoised from there (SDEdit; paper Sec. 5.3); an Output.

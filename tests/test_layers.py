@@ -19,7 +19,7 @@ ORDER = [
     {"pipeline", "environment"},
     {"bench", "experiments", "serving", "report", "diffusers"},
     {"cli_arguments"},
-    {"cli_data", "cli_edit", "cli_eval", "cli_export", "cli_figures", "cli_report", "cli_show"},
+    {"cli_data", "cli_demo", "cli_edit", "cli_eval", "cli_export", "cli_figures", "cli_report", "cli_serve", "cli_show"},
     {"cli_tables"},
     {"cli_experiment"},
     {"cli"},

@@ -1,0 +1,60 @@
+"""Many requests as few batches: since a seed names an image, whoever it is drawn with does not show."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ddgan_fast.errors import DDGANError
+from ddgan_fast.sampling.edit import Edit
+
+
+class Work(NamedTuple):
+    """What a request asks for, in numpy, which passes between processes as bytes."""
+
+    seeds: list[int]
+    steps: int  # of denoising: T without an image
+    x0: np.ndarray | None = None  # the image to start from, float32 [C, H, W] in [-1, 1]
+    mask: np.ndarray | None = None  # float32 [1, H, W] in [0, 1]
+
+
+def work_of(seeds, steps, edit=None):
+    """The Work of seeds and an Edit of one image, or None.  steps: T of the model, for all of which no image is needed."""
+    if edit is None or edit.steps == steps and edit.mask is None:
+        return Work(list(seeds), steps)
+    return Work(list(seeds), edit.steps, edit.x0[0].numpy(), None if edit.mask is None else edit.mask[0].numpy())
+
+
+def answers(pipe, works, batch_size):
+    """For each Work its images, uint8 [n, H, W, C] in the order of its seeds, or the DDGANError that it met.
+
+    pipe: DDGANPipeline.  Works of as many steps, with a mask or without, are drawn together, at most batch_size images at once.
+    """
+    found, alike = [None] * len(works), {}
+    for i, work in enumerate(works):
+        alike.setdefault((work.steps, work.x0 is None, work.mask is None), []).append(i)
+    for members in alike.values():
+        together = [works[i] for i in members]
+        try:
+            images = _draw(pipe, together, batch_size)
+        except DDGANError as error:
+            images = [error] * len(together)
+        for i, answer in zip(members, images, strict=True):
+            found[i] = answer
+    return found
+
+
+def _draw(pipe, works, batch_size):
+    """The images of each of some alike works."""
+    counts = [len(work.seeds) for work in works]
+    edit = None
+    if works[0].x0 is not None:
+        edit = Edit(_rows(works, counts, "x0"), works[0].steps, None if works[0].mask is None else _rows(works, counts, "mask"))
+    seeds = [seed for work in works for seed in work.seeds]
+    images = torch.cat([part.cpu() for _, part in pipe.batches(seeds, batch_size, as_uint8=True, edit=edit)])
+    return [part.numpy() for part in images.split(counts)]
+
+
+def _rows(works, counts, name):
+    """An array of each work, once for each of its seeds, as one tensor."""
+    return torch.from_numpy(np.stack([getattr(work, name) for work in works])).repeat_interleave(torch.tensor(counts), dim=0)
