@@ -9,7 +9,7 @@ from typing import Annotated, Union
 
 import tyro
 
-from ddgan_fast.cli_figures import Figure2, Figure8, Figure10, Figure14, Figure15, Figure16, Figure17, Samples
+from ddgan_fast.cli_figures import Figure2, Figure8, Figure9, Figure10, Figure14, Figure15, Figure16, Figure17, Samples
 from ddgan_fast.cli_tables import Figure6, Table1, Table2, Table3, Table4, Table5
 
 EXPERIMENTS = {
@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "samples": Samples,
     "figure6": Figure6,
     "figure8": Figure8,
+    "figure9": Figure9,
     "figure10": Figure10,
     "figure14": Figure14,
     "figure15": Figure15,

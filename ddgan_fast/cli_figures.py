@@ -75,6 +75,41 @@ class Figure8:
 
 
 @dataclass(frozen=True)
+class Figure9:
+    """Draw training images, stroke paintings made of them, and edits of the paintings, which differ in their seeds alone."""
+
+    ITEM: ClassVar = "paper Fig. 9"
+    TIME: ClassVar = "seconds on a CPU; a minute at 256x256"
+
+    model: Path
+    """A model folder, or a training run (its newest EMA)."""
+    data: str | None = None
+    """Where the images are from, as --data of `ddgan train` takes it; by default what the model was trained on."""
+    out: Path = OUT / "figure9"
+    """Folder of the picture."""
+    num_images: int = 4
+    """Images of the data."""
+    samples: int = 5
+    """Edits of each."""
+    strength: float = 0.5
+    """Of T steps the last floor(strength T + 0.5) are taken."""
+    seed: int = 0
+    """It names the images and the edits."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto."""
+
+    def run(self):
+        from ddgan_fast.experiments.figure9 import draw
+        from ddgan_fast.experiments.panels import folder_for
+
+        pipe = open_model(self.model, self.device)
+        dataset, _ = open_training_data(pipe, self.data)
+        path = folder_for(self.out) / "figure9.png"
+        draw(pipe, dataset, path, self.num_images, self.samples, self.strength, self.seed)
+        print(path)
+
+
+@dataclass(frozen=True)
 class Figure14(Figure8):
     """Draw images x_0, diffused to x_1 .. x_T, and below each x_t samples of p(x_0 | x_t), which differ in z alone."""
 
