@@ -13,6 +13,7 @@ import tyro
 
 from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
 from ddgan_fast.cli_data import Data
+from ddgan_fast.cli_demo import Demo
 from ddgan_fast.cli_edit import Edit
 from ddgan_fast.cli_eval import Eval
 from ddgan_fast.cli_experiment import Experiment
@@ -215,6 +216,7 @@ COMMANDS = {
     "export": Export,
     "experiment": Experiment,
     "report": Report,
+    "demo": Demo,
     "serve": Serve,
     "convert": Convert,
     "presets": Presets,

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from ddgan_fast.errors import InputError
-from ddgan_fast.experiments.samples import draw_films, draw_grid, film
+from ddgan_fast.experiments.samples import draw_films, draw_grid
 from ddgan_fast.pictures import grid
+from ddgan_fast.sampling.film import film
 
 
 def test_the_grid_is_of_the_images_that_seeds_name(make, tmp_path):
@@ -20,7 +21,7 @@ def test_the_grid_is_of_the_images_that_seeds_name(make, tmp_path):
 @pytest.mark.parametrize("prediction", ["x0", "x_t", "noise"])
 def test_the_film_ends_with_the_sample(make, prediction):
     pipe = make(prediction=prediction, tanh=False)
-    noisy, put_out = film(pipe, 3)
+    noisy, put_out = film(pipe.generator, pipe.schedule, 3)
     assert noisy.shape == (5, 1, 8, 8) and put_out.shape == (4, 1, 8, 8)
     _, want = next(pipe.batches([3]))
     assert torch.allclose(noisy[-1], want[0], rtol=1e-3, atol=1e-4 * want.abs().max())

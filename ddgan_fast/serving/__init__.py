@@ -1,0 +1,1 @@
+"""A model for others: the demo page and the HTTP server."""
