@@ -75,10 +75,11 @@ class Edit:
 
 def _read(path):
     """The PIL image of a file, upright. Raises InputError where there is none, DataError where it is broken or too large."""
-    from ddgan_fast.data.decode import upright, use_image
+    from ddgan_fast.data.decode import MOST_BYTES, upright, use_image
 
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     return use_image(content, path, lambda image: upright(image).copy())

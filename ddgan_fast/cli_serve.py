@@ -1,5 +1,6 @@
 """`ddgan serve`: a model as an HTTP server."""
 
+import math
 import socket
 from dataclasses import dataclass
 from functools import partial
@@ -76,7 +77,7 @@ def _check(words):
     """Raises InputError for a value out of its range and for an address that cannot be had."""
     least = {"batch_size": 1, "most_images": 1, "most_waiting": 1, "most_mb": 0.001, "seconds": 0.001}
     for name, lowest in least.items():
-        if not getattr(words, name) >= lowest:
+        if not lowest <= getattr(words, name) < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {getattr(words, name)}: it must be {lowest} or more")
     if words.host not in ("127.0.0.1", "0.0.0.0", "::"):
         raise InputError(f"--host {words.host}: give 127.0.0.1 (this machine alone), 0.0.0.0 or ::")

@@ -161,7 +161,10 @@ class DDGANPipeline:
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: it must be 1 or more")
         seeds = parse_seeds(seeds)
-        return generate.batches(self.sampler, seeds, batch_size, as_uint8, edit and edit.spread(len(seeds)).to(self.device))
+        if edit is not None:
+            forgotten = edit.steps == self.config.diffusion.steps and edit.mask is None
+            edit = None if forgotten else edit.to(self.device).spread(len(seeds))  # moved first: what spreads is a view
+        return generate.batches(self.sampler, seeds, batch_size, as_uint8, edit)
 
     def start_from(self, image, strength=0.5, mask=None):
         """The sampling.edit.Edit of an image, for `batches`. Arguments and errors as of `edit`."""

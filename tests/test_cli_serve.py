@@ -25,6 +25,7 @@ def models(tmp_path_factory):
         (("--most-images", 0), 2, "--most-images 0: it must be 1 or more"),
         (("--batch-size", -1), 2, "--batch-size -1"),
         (("--seconds", "nan"), 2, "--seconds nan"),
+        (("--most-mb", "inf"), 2, "--most-mb inf"),
         (("--model", "none"), 4, "none: no such folder"),
         (("--model", "points"), 2, "2-D points; the server draws images"),
     ],

@@ -28,23 +28,34 @@ def as_mask(mask, image, shape):
     """[1, 1, R, R] float32 in [0, 1] of the mask of an image, cut and resized as the image is.
 
     mask: PIL, or numpy or a tensor [H, W] of bool, uint8 0 to 255 or float 0 to 1, of the size of `image` as `as_x0` takes it; white,
-    True or 1 is where the image may change.  shape: as there.  Raises InputError for anything else.
+    True or 1 is where the image may change; what is transparent is black.  shape: as there.  Raises InputError for anything else.
     """
-    if not isinstance(mask, Image.Image):
-        mask = torch.as_tensor(mask).cpu()
-        mask = mask[0] if mask.dim() == 3 and len(mask) == 1 else mask
-        if mask.dim() != 2 or not (mask.is_floating_point() or mask.dtype in (torch.bool, torch.uint8)):
-            raise InputError(f"mask: {_name(mask.dtype)} {list(mask.shape)}; it must be bool, uint8 or float, [H, W]")
-        if mask.dtype == torch.uint8 and mask.max() == 1:
-            raise InputError("mask: uint8 with 1 as its largest value, which is black; give bool, float, or uint8 with 255 as white")
-        if mask.is_floating_point():
-            _require_unit("mask", mask)
-        levels = mask if mask.dtype == torch.uint8 else (255 * mask.float()).round().to(torch.uint8)
-        mask = Image.fromarray(levels.numpy())
+    mask = mask if isinstance(mask, Image.Image) else Image.fromarray(_levels(mask))
+    if mask.has_transparency_data:
+        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
     size = (shape[2], shape[1]) if torch.is_tensor(image) else _picture("image", image).size
     if mask.size != size:
         raise InputError(f"mask: {mask.width} x {mask.height}, and the image is {size[0]} x {size[1]}; they must have one size")
     return fit_image(mask, (1, *shape[1:]))[None] / 255
+
+
+def _levels(mask):
+    """uint8 [H, W] of a mask that is an array or tensor."""
+    if isinstance(mask, np.ndarray):
+        found = mask
+    elif torch.is_tensor(mask):
+        found = mask.float().cpu().numpy() if mask.is_floating_point() else mask.cpu().numpy()
+        found = found[0] if found.ndim == 3 and len(found) == 1 else found
+    else:
+        raise InputError(f"mask: {type(mask).__name__}; give a PIL image, or an array or tensor [H, W]")
+    if found.ndim != 2 or not found.size or not (found.dtype in (bool, np.uint8) or np.issubdtype(found.dtype, np.floating)):
+        raise InputError(f"mask: {found.dtype} {list(found.shape)}; it must be bool, uint8 or float, [H, W]")
+    if found.dtype == np.uint8:
+        if found.max() == 1:
+            raise InputError("mask: uint8 with 1 as its largest value, which is black; give bool, float, or uint8 with 255 as white")
+        return np.ascontiguousarray(found)
+    _require_unit("mask", found)
+    return np.round(255 * found.astype(np.float32)).astype(np.uint8)
 
 
 def _picture(name, image):

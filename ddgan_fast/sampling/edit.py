@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from numbers import Real
 
 import torch
 
@@ -16,7 +17,7 @@ def steps_of(strength, steps):
 
     Raises InputError for a strength outside [0, 1].
     """
-    if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+    if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 <= strength <= 1:
         raise InputError(f"strength {strength!r}: it must be a number from 0 (the image as it is) to 1 (a new one)")
     return math.floor(strength * steps + 0.5)
 
@@ -38,10 +39,11 @@ class Edit:
         return replace(self, x0=self.x0[part], mask=None if self.mask is None else self.mask[part])
 
     def spread(self, count):
-        """The Edit for `count` seeds, of one image for all or of one for each. Raises InputError for another number of images."""
+        """The Edit for `count` seeds, of one image for all (a view) or of one for each. Raises InputError for another number of images."""
         if len(self.x0) not in (1, count):
             raise InputError(f"{len(self.x0)} images to start from, for {count} seeds; give one, or one for each")
-        return self.rows(torch.zeros(count, dtype=torch.int64)) if len(self.x0) == 1 else self
+        mask = None if self.mask is None else self.mask.expand(count, -1, -1, -1)
+        return replace(self, x0=self.x0.expand(count, -1, -1, -1), mask=mask)
 
     def to(self, device):
         """The same on a device."""

@@ -19,8 +19,8 @@ class Work(NamedTuple):
 
 
 def work_of(seeds, steps, edit=None):
-    """The Work of seeds and an Edit of one image, or None.  steps: T of the model, for all of which no image is needed."""
-    if edit is None or edit.steps == steps and edit.mask is None:
+    """The Work of seeds and an Edit of one image, or None.  steps: T of the model."""
+    if edit is None:
         return Work(list(seeds), steps)
     return Work(list(seeds), edit.steps, edit.x0[0].numpy(), None if edit.mask is None else edit.mask[0].numpy())
 
@@ -44,17 +44,31 @@ def answers(pipe, works, batch_size):
     return found
 
 
+def padded(count, most):
+    """The size of the batch in which `count` images are drawn on a GPU: 1, 4, 16, 64 ..., or `most`.
+
+    A graph belongs to a size; with those that chance brings, there would be no end of new ones.
+    """
+    size = 1
+    while size < count:
+        size *= 4
+    return max(count, min(size, most))
+
+
 def _draw(pipe, works, batch_size):
     """The images of each of some alike works."""
     counts = [len(work.seeds) for work in works]
+    seeds = [seed for work in works for seed in work.seeds]
+    rows = torch.arange(len(works)).repeat_interleave(torch.tensor(counts))
+    if pipe.device.type == "cuda":
+        missing = padded(len(seeds), batch_size) - len(seeds)
+        seeds, rows = seeds + seeds[-1:] * missing, torch.cat((rows, rows[-1:].expand(missing)))
     edit = None
     if works[0].x0 is not None:
-        edit = Edit(_rows(works, counts, "x0"), works[0].steps, None if works[0].mask is None else _rows(works, counts, "mask"))
-    seeds = [seed for work in works for seed in work.seeds]
+        edit = Edit(_stacked(works, "x0"), works[0].steps, None if works[0].mask is None else _stacked(works, "mask")).rows(rows)
     images = torch.cat([part.cpu() for _, part in pipe.batches(seeds, batch_size, as_uint8=True, edit=edit)])
-    return [part.numpy() for part in images.split(counts)]
+    return [part.numpy() for part in images[: sum(counts)].split(counts)]
 
 
-def _rows(works, counts, name):
-    """An array of each work, once for each of its seeds, as one tensor."""
-    return torch.from_numpy(np.stack([getattr(work, name) for work in works])).repeat_interleave(torch.tensor(counts), dim=0)
+def _stacked(works, name):
+    return torch.from_numpy(np.stack([getattr(work, name) for work in works]))

@@ -141,7 +141,9 @@ def launch(pipe, name, host="127.0.0.1", port=7860, card=""):
             run_history=False,
             footer_links=[],
             theme=gradio.themes.Default(**fonts),
-            app_kwargs={"middleware": [Middleware(QueueOnly), Middleware(Bodies, most=MOST_BODY, seconds=MOST_SECONDS)]},
+            app_kwargs={
+                "middleware": [Middleware(QueueOnly), Middleware(Bodies, most=MOST_BODY, seconds=MOST_SECONDS, total=10 * MOST_BODY)]
+            },
         )
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: cannot be opened ({error})") from error

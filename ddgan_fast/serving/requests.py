@@ -26,6 +26,7 @@ class Limits(NamedTuple):
 
     images: int = 64  # of a request
     body_bytes: int = 10_000_000
+    bodies: int = 10  # bodies of that size, and answers, that may be held at once
     body_seconds: float = 10.0  # in which a body must have come
     seconds: float = 60.0  # from a request to its answer
     waiting: int = 256  # requests that are not answered yet

@@ -92,6 +92,14 @@ def test_a_seed_names_a_variant_at_any_batch_size_on_any_engine(make, image, mas
     assert (folded - whole).abs().max() < 1e-4
 
 
+def test_variants_without_number_hold_one_image(pipe, image, mask):
+    edit = pipe.start_from(image, 0.5, mask).spread(10**8)
+    assert edit.x0.shape[0] == 10**8 and edit.x0.stride(0) == edit.mask.stride(0) == 0
+    assert edit.rows(slice(5, 9)).x0.shape[0] == 4
+    with pytest.raises(InputError, match="2 images to start from, for 3 seeds"):
+        edit.rows(slice(0, 2)).spread(3)
+
+
 def test_the_kept_part_is_exact_in_bfloat16_too(make, image, mask):
     pipe = make(image_channels=3).compile("folded", "bf16")
     found = pipe.edit(image, 0.5, mask, num_images=2, output_type="uint8").images
@@ -120,6 +128,10 @@ def test_images_of_any_kind_and_size(pipe, image):
         ({"mask": np.full((8, 8), 1.5)}, r"mask: values from 1.5 to 1.5"),
         ({"mask": np.zeros((8, 8, 3), np.uint8)}, r"it must be bool, uint8 or float, \[H, W\]"),
         ({"mask": np.zeros((8, 8), np.int64)}, "mask: int64"),
+        ({"mask": np.zeros((0, 8), np.uint8)}, r"mask: uint8 \[0, 8\]"),
+        ({"mask": np.array([["x"]])}, "mask: <U1"),
+        ({"mask": "mask.png"}, "mask: str; give a PIL image"),
+        ({"strength": True}, "strength True"),
         ({"strength": 2}, "strength 2"),
         ({"num_images": 0}, "num_images must be 1 or more"),
         ({"seed": 2**70}, "a seed must be"),
@@ -130,6 +142,16 @@ def test_images_of_any_kind_and_size(pipe, image):
 def test_wrong_arguments_are_named(pipe, image, changes, words):
     with pytest.raises(InputError, match=words):
         pipe.edit(**{"image": image} | changes)
+
+
+def test_what_is_transparent_in_a_mask_stays(pipe, image):
+    layer = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    layer.paste((255, 255, 255, 255), (0, 0, 3, 3))
+    found = pipe.edit(image, np.float32(0.5), layer, output_type="uint8").images[0]
+    assert (found[3:] == image[3:]).all() and (found[:3, 3:] == image[:3, 3:]).all() and (found[:3, :3] != image[:3, :3]).any()
+    for kind in (torch.from_numpy, np.float16):
+        same = kind(np.asarray(layer)[:, :, 3] == 255) if kind is torch.from_numpy else (np.asarray(layer)[:, :, 3] / 255).astype(kind)
+        assert np.array_equal(pipe.edit(image, 0.5, same, output_type="uint8").images[0], found)
 
 
 def test_models_that_cannot(make, image, mask):

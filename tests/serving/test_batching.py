@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddgan_fast.errors import ResourceError
-from ddgan_fast.serving.batching import answers, work_of
+from ddgan_fast.serving.batching import answers, padded, work_of
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,15 @@ def test_company_does_not_show(pipe):
         ([6], (second, 0.5, mask)),
     ]
     works = [work_of(seeds, 4, arguments and pipe.start_from(*arguments)) for seeds, arguments in asked]
-    assert [work.x0 is None for work in works] == [True, False, False, False, True, False, False]
     for batch_size in (100, 2):
         for (seeds, arguments), images in zip(asked, answers(pipe, works, batch_size), strict=True):
             alone = pipe(seeds=seeds, output_type="uint8") if arguments is None else pipe.edit(*arguments, seeds=seeds, output_type="uint8")
             assert images.dtype == np.uint8 and np.array_equal(images, alone.images)
+
+
+def test_batches_of_a_gpu_have_few_sizes():
+    assert [padded(count, 64) for count in (1, 2, 4, 5, 16, 17, 64)] == [1, 4, 4, 16, 16, 64, 64]
+    assert padded(60, 50) == 60 and padded(20, 50) == 50 and len({padded(count, 100) for count in range(1, 101)}) == 5
 
 
 def test_an_error_reaches_those_it_concerns_alone(make, monkeypatch):

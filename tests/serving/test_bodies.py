@@ -8,6 +8,7 @@ import pytest
 from ddgan_fast.serving.bodies import Bodies
 
 CUT = {"type": "http.disconnect"}
+LIMITS = {"most": 10, "seconds": 0.1, "total": 25}
 
 
 async def echo(scope, receive, send):
@@ -17,7 +18,7 @@ async def echo(scope, receive, send):
     await send({"type": "http.response.body", "body": message["body"] + (await receive())["type"].encode()})
 
 
-def call(messages, headers=(), method="POST", pause=0.0):
+async def call(bodies, messages, headers=(), method="POST", pause=0.0):
     """(status, body) for a client that sends these messages, each after a pause."""
     left, sent = [*messages, CUT], []
 
@@ -28,9 +29,8 @@ def call(messages, headers=(), method="POST", pause=0.0):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": method, "headers": list(headers)}
-    asyncio.run(Bodies(echo, most=10, seconds=0.1)(scope, receive, send))
-    return sent[0]["status"], sent[1]["body"]
+    await bodies({"type": "http", "method": method, "headers": list(headers)}, receive, send)
+    return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
 
 
 def chunk(body, more=True):
@@ -38,11 +38,12 @@ def chunk(body, more=True):
 
 
 def test_a_body_arrives_whole():
-    assert call([chunk(b"abc"), chunk(b"defghij", False)]) == (200, b"abcdefghijhttp.disconnect")
+    asked = call(Bodies(echo, **LIMITS), [chunk(b"abc"), chunk(b"defghij", False)])
+    assert asyncio.run(asked) == (200, b"abcdefghijhttp.disconnect")
 
 
 def test_a_request_without_a_body_passes():
-    assert call([chunk(b"", False)], method="GET", pause=0.2) == (200, b"http.disconnect")
+    assert asyncio.run(call(Bodies(echo, **LIMITS), [chunk(b"", False)], method="GET")) == (200, b"http.disconnect")
 
 
 @pytest.mark.parametrize(
@@ -54,5 +55,43 @@ def test_a_request_without_a_body_passes():
     ],
 )
 def test_others_are_refused(messages, headers, pause, status, words):
-    found, body = call(messages, headers, pause=pause)
-    assert found == status and words in json.loads(body)["detail"]
+    bodies = Bodies(echo, **LIMITS)
+    found, body = asyncio.run(call(bodies, messages, headers, pause=pause))
+    assert found == status and words in json.loads(body)["detail"] and bodies.held == 0
+
+
+def test_all_bodies_together_are_bounded():
+    bodies = Bodies(echo, **LIMITS)
+
+    async def crowd():
+        return await asyncio.gather(*(call(bodies, [chunk(b"x" * 10), chunk(b"", False)], pause=0.02) for _ in range(5)))
+
+    found = sorted(status for status, _ in asyncio.run(crowd()))
+    assert found == [200, 200, 429, 429, 429] and bodies.held == 0  # 2 of 10 bytes fit into 25
+    assert asyncio.run(call(bodies, [chunk(b"x" * 10, False)]))[0] == 200
+
+
+async def large(scope, receive, send):
+    """An application whose answer is large."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(range(256)) * 1000})
+
+
+def test_a_large_answer_goes_in_pieces_that_count_until_they_are_taken():
+    bodies, held = Bodies(large, **LIMITS), []
+    status, body = asyncio.run(call(bodies, [chunk(b"", False)]))
+    assert status == 200 and body == bytes(range(256)) * 1000 and bodies.held == 0
+
+    async def unread():
+        async def receive():
+            return chunk(b"", False)
+
+        async def send(message):
+            held.append((bodies.held, len(message.get("body", b""))))
+            if len(held) == 3:
+                await asyncio.sleep(5)  # a client that reads no more
+
+        await asyncio.wait_for(bodies({"type": "http", "method": "GET", "headers": []}, receive, send), 1)
+
+    asyncio.run(unread())
+    assert held == [(0, 0), (256_000, 65_536), (256_000, 65_536)] and bodies.held == 0

@@ -33,6 +33,13 @@ server.run(server.build(opening, load_model({model!r})[1], Limits(images=16, bod
 """
 
 
+def b64(image):
+    """A PIL image as a PNG in base64."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 class Served:
     """A server in a process of its own."""
 
@@ -43,8 +50,8 @@ class Served:
         self.log = log
         code = START.format(model=str(model), port=self.port)
         with open(log, "w") as file:
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            self.process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file, env=environment)
+            options = {"stdout": file, "stderr": file, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "start_new_session": True}
+            self.process = subprocess.Popen([sys.executable, "-c", code], **options)
         self.until_ready()
 
     def until_ready(self):
@@ -90,7 +97,8 @@ def served(pipe, tmp_path_factory):
     pipe.save_pretrained(folder / "model")
     found = Served(folder / "model", folder / "log.txt")
     yield found
-    found.process.kill()
+    if found.process.poll() is None:
+        os.killpg(found.process.pid, signal.SIGKILL)
 
 
 def test_images_are_those_of_their_seeds(served, pipe):
@@ -109,11 +117,7 @@ def test_edits_are_those_of_the_pipeline(served, pipe):
     image = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     mask = np.zeros((8, 8), np.uint8)
     mask[:4] = 255
-    files = []
-    for pixels in (image, mask):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "png")
-        files.append(base64.b64encode(buffer.getvalue()).decode())
+    files = [b64(Image.fromarray(pixels)) for pixels in (image, mask)]
     status, found = served.images("/v1/edits", image=files[0], mask=files[1], strength=0.75, num_images=3, seed=5)
     assert status == 200 and np.array_equal(found, pipe.edit(image, 0.75, mask, 3, 5, output_type="uint8").images[..., 0])
     assert (found[:, 4:] == image[4:]).all()
@@ -155,29 +159,40 @@ def test_bad_bodies_get_a_reason(served, path, body, status, words):
     assert found == status and words in answer["detail"]
 
 
+PNG = b64(Image.fromarray(np.random.default_rng(3).integers(0, 256, (9, 7, 3), np.uint8)))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=3), max_leaves=5
 )
 FIELDS = st.sampled_from(["num_images", "seed", "seeds", "format", "image", "strength", "mask", "strokes", "", "x"])
+FILES = st.just(PNG) | st.builds(  # a picture, one with other bytes somewhere, a part of it
+    lambda at, other, end: base64.b64encode((raw := base64.b64decode(PNG))[:at] + other + raw[at + len(other) : end]).decode(),
+    st.integers(0, 200), st.binary(max_size=8), st.integers(50, 400),
+)  # fmt: skip
 LIKELY = st.fixed_dictionaries(
-    {}, optional={"num_images": st.integers(-2, 20), "seed": st.integers(-1, 2**64), "seeds": st.text("0123456789,-", max_size=8)}
-)
-BODIES = st.binary(max_size=50) | st.builds(lambda a, b: json.dumps(a | b).encode(), st.dictionaries(FIELDS, VALUES, max_size=4), LIKELY)
+    {},
+    optional={
+        "num_images": st.integers(-2, 20), "seed": st.integers(-1, 2**64), "seeds": st.text("0123456789,-", max_size=8),
+        "image": FILES, "mask": FILES, "strokes": st.booleans(), "strength": st.floats(-0.2, 1.2),
+    },
+)  # fmt: skip
+BODIES = st.binary(max_size=50) | LIKELY | st.builds(lambda a, b: a | b, st.dictionaries(FIELDS, VALUES, max_size=2), LIKELY)
 
 
 def test_500_random_bodies_break_nothing(served):
-    connection = served.connect()
+    connection, found = served.connect(), set()
 
     @settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(body=BODIES, path=st.sampled_from(["/v1/images", "/v1/edits"]))
     def ask(body, path):
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request("POST", path, raw, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         text = answer.read()
+        found.add(answer.status)
         assert answer.status == 200 or 400 <= answer.status < 500 and json.loads(text)["detail"], (answer.status, body)
 
     ask()
-    assert served.images()[0] == 200
+    assert {200, 400, 422} <= found and served.images()[0] == 200
 
 
 def test_a_slow_client_gets_408_and_one_that_leaves_hurts_nobody(served):
@@ -204,20 +219,54 @@ def test_a_queue_that_is_full_answers_429_at_once(served):
     assert served.images()[0] == 200
 
 
-def test_a_model_process_that_is_killed_comes_back(served):
+def worker_of(served):
+    """The number of the process that has the model."""
     found = subprocess.run(["pgrep", "-P", str(served.process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True)
     (worker,) = found.stdout.split()
-    os.kill(int(worker), signal.SIGKILL)
-    time.sleep(3)  # litserve looks every 2 seconds
-    served.until_ready()
+    return int(worker)
+
+
+def test_those_who_leave_free_their_places_only_when_the_model_lets_go(served):
+    worker = worker_of(served)
+    os.kill(worker, signal.SIGSTOP)  # a batch that takes long
+    try:
+        left = [served.connect() for _ in range(40)]
+        for client in left:
+            client.request("POST", "/v1/images", b"{}", {"Content-Type": "application/json"})
+        while served.images()[0] != 429:
+            time.sleep(0.05)
+        for client in left:
+            client.sock.shutdown(socket.SHUT_RDWR)
+            client.close()
+        time.sleep(0.5)
+        assert served.images()[0] == 429  # what they sent still lies before the model
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while served.images()[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_model_process_that_is_killed_comes_back_and_nobody_waits_in_vain(served):
+    worker = worker_of(served)
+    os.kill(worker, signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(served.images, seed=seed) for seed in range(8)]
+        time.sleep(1)
+        os.kill(worker, signal.SIGKILL)
+        found = [answer.result() for answer in asked]
+    assert {status for status, _ in found} <= {200, 503} and all("try again" in text for status, text in found if status == 503)
     assert served.images()[0] == 200
 
 
-def test_sigterm_answers_what_was_asked_and_ends(served):
+def test_sigterm_to_all_processes_answers_what_was_asked_and_ends(served):
     with ThreadPoolExecutor(16) as pool:
+        worker = worker_of(served)
+        os.kill(worker, signal.SIGSTOP)
         asked = [pool.submit(served.images, seed=seed, num_images=16) for seed in range(16)]
-        while not any(answer.done() for answer in asked):
-            time.sleep(0.01)
-        served.process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        os.kill(worker, signal.SIGCONT)
+        os.killpg(served.process.pid, signal.SIGTERM)
         assert [answer.result()[0] for answer in asked] == [200] * 16
-    assert served.process.wait(20) == 0
+    assert served.process.wait(20) == 0, served.log.read_text()
