@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +44,11 @@ def serving(model, device, batch_size):
     try:
         for _ in range(600):
             time.sleep(0.2)
-            try:
+            with suppress(OSError):
                 if ask(port, "GET", "/health")[0] == 200:
                     break
-            except OSError:
-                continue
+        else:
+            raise SystemExit("the server did not become ready")
         yield port, process
     finally:
         process.terminate()
@@ -83,6 +83,8 @@ def load(port, clients, requests, want):
     with ThreadPoolExecutor(clients) as pool:
         found = [row for rows in pool.map(client, range(clients)) for row in rows]
     times, lost, mixed = zip(*found, strict=True)
+    if any(lost) or any(mixed):
+        raise SystemExit(f"{sum(lost)} replies without an image and {sum(mixed)} with another one: no row is written")
     return sorted(times), sum(lost), sum(mixed), time.perf_counter() - start
 
 
@@ -117,13 +119,14 @@ def rows(name, device):
         model = Path(folder) / "model"
         pipe.save_pretrained(model)
         with serving(model, device, 64) as (port, process):
+            load(port, 8, WARM_UP // 8, want)
             yield row("crowd", name, CROWD, 64, load(port, CROWD, EACH, want))
             yield row("throughput, together", name, COMPARED, 64, load(port, COMPARED, THROUGHPUT, want))
-            load(port, 8, WARM_UP // 8, want)
             before = resident_mb(process)
             found = load(port, 8, LONG // 8, want)
             yield row("memory", name, 8, 64, found, round(100 * (resident_mb(process) / before - 1), 2))
         with serving(model, device, 1) as (port, _):
+            load(port, 8, WARM_UP // 8, want)
             yield row("throughput, each alone", name, COMPARED, 1, load(port, COMPARED, THROUGHPUT, want))
 
 

@@ -14,7 +14,7 @@ MOST_VARIANTS = 16  # of an edit, which is drawn anew with every stroke
 MOST_WAITING = 32  # clicks in the queue of the model
 MOST_BODY = 4_000_000  # bytes of a request; a photo of 256 x 256 and two pictures of that size are 1.1 million at most
 TAKEN = ("/queue/join", "/cancel", "/reset")  # what the browser posts
-MOST_SECONDS = 30.0  # for its body to come
+BODIES = {"most": MOST_BODY, "seconds": 30.0, "total": 10 * MOST_BODY}  # what clients may make it hold, and for how long
 EMPTY = '<p class="note">Paint on the canvas, or open a photo: variants of it appear here.</p>'
 
 
@@ -141,9 +141,7 @@ def launch(pipe, name, host="127.0.0.1", port=7860, card=""):
             run_history=False,
             footer_links=[],
             theme=gradio.themes.Default(**fonts),
-            app_kwargs={
-                "middleware": [Middleware(QueueOnly), Middleware(Bodies, most=MOST_BODY, seconds=MOST_SECONDS, total=10 * MOST_BODY)]
-            },
+            app_kwargs={"middleware": [Middleware(QueueOnly), Middleware(Bodies, **BODIES)]},
         )
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: cannot be opened ({error})") from error
