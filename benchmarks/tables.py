@@ -62,6 +62,19 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
         {"preset": "preset", "target": "target", "s of ddgan export": "seconds", "peak MB": "peak_mb", "MB of the file": "file_mb"},
         lambda row: True,
     ),
+    "edit": (
+        "edit.csv",
+        {"preset": "preset", "NFE k": "nfe", "of T": "of_steps", "ms": "ms", "ms (p20)": "ms_p20", "ms (p80)": "ms_p80",
+         "ms of sampling": "sampling_ms", "k/T of it": "share_ms", "over that": "overhead_ms"},
+        lambda row: True,
+    ),
+    "serve": (
+        "serve.csv",
+        {"test": "test", "preset": "preset", "clients": "clients", "images at once": "batch_size", "requests": "requests", "lost": "lost",
+         "mixed up": "mixed_up", "ms (p50)": "ms_p50", "ms (p99)": "ms_p99", "requests/s": "requests_per_s",
+         "% memory grown": "memory_growth_percent"},
+        lambda row: True,
+    ),
     "table1": (
         "table1.csv",
         {"sampler": "sampler", "NFE": "nfe", "images": "batch", "evaluations timed": "steps_timed", "s for the batch": "seconds_per_batch",
