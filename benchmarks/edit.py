@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.harness import spread, timings, write_rows
 from benchmarks.sample import make_pipe
 
-PAPER = {"celebahq256": 0.16}  # seconds of an edit in the paper, on a V100; SDEdit's own 181
+PAPER = {"celebahq256": 0.16}  # seconds of an edit in the paper; of SDEdit 181
 ROUNDS = 15
 
 

@@ -47,6 +47,7 @@ class Model(litserve.LitAPI):
         except DDGANError as error:
             self.failed.value = error.exit_code
             log.error("error: %s", error)
+            logging.getLogger("litserve").setLevel(logging.CRITICAL)  # which would add the traceback
             raise
 
 

@@ -44,15 +44,18 @@ class Served:
     """A server in a process of its own."""
 
     def __init__(self, model, log):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.log = log
+        self.port, self.model, self.log = self.free_port(), model, log
         code = START.format(model=str(model), port=self.port)
         with open(log, "w") as file:
             options = {"stdout": file, "stderr": file, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "start_new_session": True}
             self.process = subprocess.Popen([sys.executable, "-c", code], **options)
         self.until_ready()
+
+    @staticmethod
+    def free_port():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
 
     def until_ready(self):
         for _ in range(600):
@@ -258,6 +261,12 @@ def test_a_model_process_that_is_killed_comes_back_and_nobody_waits_in_vain(serv
         found = [answer.result() for answer in asked]
     assert {status for status, _ in found} <= {200, 503} and all("try again" in text for status, text in found if status == 503)
     assert served.images()[0] == 200
+
+
+def test_what_keeps_the_model_from_starting_is_one_message_with_its_exit_code(served):
+    words = [sys.executable, "-m", "ddgan_fast.cli", "serve", "--model", served.model, "--port", served.free_port(), "--engine", "fast"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "engine 'fast': there are" in done.stderr and "Traceback" not in done.stderr + done.stdout
 
 
 def test_sigterm_to_all_processes_answers_what_was_asked_and_ends(served):
