@@ -24,7 +24,7 @@ from ddgan_fast.cli_show import Env, Presets
 from ddgan_fast.config import Config
 from ddgan_fast.errors import DDGANError, InputError, ResourceError
 
-SUMMARY = "Denoising Diffusion GANs: train, sample, convert, look at data. `ddgan COMMAND --help` tells more."
+SUMMARY = "Denoising Diffusion GANs: train, sample, edit, score, export, serve. `ddgan COMMAND --help` tells more."
 
 
 @dataclass(frozen=True)

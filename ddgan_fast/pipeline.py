@@ -36,7 +36,7 @@ class Output:
     Points: float32 [N, 2] in data units, numpy for np, a tensor for pt."""
     seeds: list[int]
     nfe: int
-    """Network evaluations per sample, T."""
+    """Network evaluations per sample: T, of an edit k."""
     seconds: float
     """Wall time of noise, network and posterior steps, device work included."""
 

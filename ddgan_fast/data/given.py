@@ -20,7 +20,7 @@ def as_x0(image, shape):
         if tuple(image.shape) != tuple(shape) or not image.is_floating_point():
             raise InputError(f"image: a {_name(image.dtype)} tensor {list(image.shape)}; it must be float and {list(shape)}")
         _require_unit("image", image)
-        return 2 * image.float().cpu()[None] - 1
+        return 2 * image.detach().float().cpu()[None] - 1
     return fit_image(_picture("image", image), shape)[None] / 127.5 - 1
 
 
@@ -31,7 +31,7 @@ def as_mask(mask, image, shape):
     True or 1 is where the image may change; what is transparent is black.  shape: as there.  Raises InputError for anything else.
     """
     mask = mask if isinstance(mask, Image.Image) else Image.fromarray(_levels(mask))
-    if mask.has_transparency_data:
+    if mask.has_transparency_data and not mask.mode.startswith("I"):  # of 16 bits, which would be cut
         mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
     size = (shape[2], shape[1]) if torch.is_tensor(image) else _picture("image", image).size
     if mask.size != size:
@@ -44,7 +44,7 @@ def _levels(mask):
     if isinstance(mask, np.ndarray):
         found = mask
     elif torch.is_tensor(mask):
-        found = mask.float().cpu().numpy() if mask.is_floating_point() else mask.cpu().numpy()
+        found = (mask.float() if mask.is_floating_point() else mask).detach().cpu().numpy()
         found = found[0] if found.ndim == 3 and len(found) == 1 else found
     else:
         raise InputError(f"mask: {type(mask).__name__}; give a PIL image, or an array or tensor [H, W]")

@@ -6,7 +6,8 @@ from ddgan_fast.data.images import on_white
 from ddgan_fast.errors import InputError
 
 COLORS = 6
-PAINTED_SIDE = 64  # pixels of the shorter side at which it is painted: a median filter's time grows with the fourth power
+PAINTED_SIDE = 64  # of the shorter side it is painted at, in pixels: a median filter's time grows with the fourth power
+PAINTED_AREA = 16 * PAINTED_SIDE**2  # at most, of long ones
 FILTER_SHARE = 23 / 256  # side of the filter, of that of the image: 23 pixels of 256
 
 
@@ -20,7 +21,7 @@ def stroke_painting(image, colors=COLORS):
         raise InputError(f"colors = {colors}: a stroke painting has 1 to 256")
     gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
     small = on_white(image).convert("RGB")
-    if (shrink := PAINTED_SIDE / min(image.size)) < 1:
+    if (shrink := min(PAINTED_SIDE / min(image.size), (PAINTED_AREA / (image.width * image.height)) ** 0.5)) < 1:
         small = small.resize([max(1, round(shrink * side)) for side in image.size], Image.Resampling.BOX)
     filtered = small.filter(ImageFilter.MedianFilter(max(3, round(FILTER_SHARE * min(small.size)) | 1)))
     flat = filtered.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

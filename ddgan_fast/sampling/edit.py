@@ -85,7 +85,7 @@ class Masked:
 
         def blended(x_t, t):
             x0 = evaluate(x_t, t)
-            return torch.lerp(self.edit.x0.to(x0), x0, self.edit.mask.to(x0))
+            return torch.lerp(x0, self.edit.x0.to(x0), 1 - self.edit.mask.to(x0))  # in this order: the layout is that of the first
 
         return blended
 

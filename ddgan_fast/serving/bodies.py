@@ -25,7 +25,8 @@ class Bodies:
         try:
             refusal, body = await self._body(scope, receive, own)
             if refusal is not None:
-                await _refuse(send, *refusal)
+                own.give_back()
+                await self._refuse(send, *refusal)
                 return
             first = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -34,7 +35,7 @@ class Bodies:
 
             await self.app(scope, replay, lambda message: self._send(send, message, own))
         except _TooSlow:
-            return  # uvicorn closes a connection whose answer stops
+            _cut(receive)
         finally:
             own.give_back()
 
@@ -75,6 +76,13 @@ class Bodies:
             end = start + PIECE >= len(body) and not message.get("more_body", False)
             await self._one(send, {"type": message["type"], "body": body[start : start + PIECE], "more_body": not end})
 
+    async def _refuse(self, send, status, text):
+        """An answer in JSON as FastAPI's, behind which the connection closes: the rest of the body is not read."""
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        headers += [(b"retry-after", b"1")] * (status == 429)
+        await self._one(send, {"type": "http.response.start", "status": status, "headers": headers})
+        await self._one(send, {"type": "http.response.body", "body": json.dumps({"detail": text}).encode()})
+
     async def _one(self, send, message):
         try:
             async with asyncio.timeout(self.seconds):
@@ -103,11 +111,11 @@ class _Share:
 
     def give_back(self):
         self.bodies.held -= self.bytes
+        self.bytes = 0
 
 
-async def _refuse(send, status, text):
-    """An answer in JSON as FastAPI's, behind which the connection closes: the rest of the body is not read."""
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    headers += [(b"retry-after", b"1")] * (status == 429)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": text}).encode()})
+def _cut(receive):
+    """Close the connection of uvicorn's `receive` at once: a usual close would wait until the client has read what was sent."""
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()

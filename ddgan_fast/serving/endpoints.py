@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import HTTPException, Request
 from litserve.specs.base import LitSpec
@@ -13,6 +14,7 @@ from ddgan_fast.serving.requests import EditsRequest, ImagesReply, ImagesRequest
 from ddgan_fast.serving.worker import NEWS, Asked
 
 RETRY = {"Retry-After": "1"}
+THREADS = 4
 LONGEST_DETAIL = 500
 
 
@@ -25,6 +27,7 @@ class Endpoints(LitSpec):
         self.api_path, self.config, self.limits = "/v1/images", config, limits
         self.open = 0  # requests without an answer; one whose client has gone counts until the model has let go of it
         self.since, self.tasks = {}, set()  # {uid: when it went to the model}; what runs beside the requests
+        self.pool = None  # of threads that decode and encode, few: a picture of 16 megapixels takes 200 MB
 
     def pre_setup(self, lit_api):
         self.add_endpoint("/v1/images", self.images, ["POST"])
@@ -40,17 +43,18 @@ class Endpoints(LitSpec):
 
     async def answer(self, work_of, body, request):
         """The reply to a request; decoding and encoding run beside the loop. Raises HTTPException where there is none."""
-        start, limits = time.monotonic(), self.limits
-        if not self.tasks:
+        start, limits, loop = time.monotonic(), self.limits, asyncio.get_running_loop()
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(THREADS)
             self.beside(self.watch())
         if self.open >= limits.waiting:
             raise HTTPException(429, f"{limits.waiting} requests are waiting; try again later", RETRY)
         self.open += 1
         try:
             async with asyncio.timeout(limits.seconds):
-                work = await asyncio.to_thread(work_of, body, self.config, limits)
+                work = await loop.run_in_executor(self.pool, work_of, body, self.config, limits)
                 images = await self.drawn(work, start + limits.seconds, request)
-                return await asyncio.to_thread(reply, images, work, body.format, time.monotonic() - start)
+                return await loop.run_in_executor(self.pool, reply, images, work, body.format, time.monotonic() - start)
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {limits.seconds:g} seconds; ask for fewer images, or later") from error
         except ResourceError as error:
@@ -94,7 +98,7 @@ class Endpoints(LitSpec):
         self.open -= 1
 
     async def watch(self):
-        """When the model's process has begun anew, answer what its predecessor had."""
+        """When the model's process has begun anew, answer those who asked before."""
         while True:
             news = self.response_buffer[NEWS] = ResponseBufferItem(event=asyncio.Event())
             await news.event.wait()

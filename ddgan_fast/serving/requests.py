@@ -5,7 +5,7 @@ import binascii
 import io
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ddgan_fast.data.decode import upright, use_image
 from ddgan_fast.data.strokes import stroke_painting
@@ -16,7 +16,8 @@ from ddgan_fast.pipeline import edit_of, parse_seeds
 from ddgan_fast.serving.batching import work_of
 
 MOST_PIXELS = 16_000_000  # of a client's image
-LONGEST_SEEDS = 10_000  # characters or numbers
+LONGEST_SEEDS, MOST_NUMBERS = 10_000, 1_000  # characters, or numbers of a list; a range has any number
+MOST_FIELDS = 20  # of a body; there are fewer
 SAVING = {"png": {}, "jpeg": {"quality": 95}, "webp": {"lossless": True}}  # format: options of Pillow
 EXAMPLE = "iVBORw0KGgo..."
 
@@ -28,7 +29,7 @@ class Limits(NamedTuple):
     body_bytes: int = 10_000_000
     bodies: int = 10  # bodies of that size, and answers, that may be held at once
     body_seconds: float = 10.0  # in which a body must have come
-    seconds: float = 60.0  # from a request to its answer
+    seconds: float = 60.0  # from the whole body to the answer
     waiting: int = 256  # requests that are not answered yet
 
 
@@ -38,8 +39,19 @@ class ImagesRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     num_images: int | None = Field(None, description="How many, from `seed` on; 1 by default.")
     seed: int = Field(0, ge=0, le=MAX_SEED)
-    seeds: str | list[int] | None = Field(None, max_length=LONGEST_SEEDS, description='"0-63" (inclusive), "3,5,9" or a list.')
+    seeds: str | list[int] | None = Field(None, description='"0-63" (inclusive), "3,5,9" or a list.')
     format: Literal["png", "jpeg", "webp"] = "png"
+
+    @model_validator(mode="before")
+    @classmethod
+    def bounded(cls, body):
+        """Refuse what is too long before pydantic finds an error in each part of it."""
+        if isinstance(body, dict) and len(body) > MOST_FIELDS:
+            raise ValueError(f"{len(body):,} fields; there are {', '.join(cls.model_fields)}")
+        seeds = body.get("seeds") if isinstance(body, dict) else None
+        if isinstance(seeds, str) and len(seeds) > LONGEST_SEEDS or isinstance(seeds, list) and len(seeds) > MOST_NUMBERS:
+            raise ValueError(f"seeds: {len(seeds):,} numbers or letters; {MOST_NUMBERS:,} and {LONGEST_SEEDS:,} are the most")
+        return body
 
     def found_seeds(self, most):
         """The seeds. Raises InputError where they do not fit, or are more than `most`."""
@@ -64,7 +76,7 @@ class ImagesReply(BaseModel):
     seeds: list[int]
     nfe: int = Field(description="Network evaluations of each image.")
     format: str
-    seconds: float = Field(description="From the request to the answer, waiting included.")
+    seconds: float = Field(description="From the whole body to the images, waiting included.")
 
 
 def images_work(body, config, limits):

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 
 import litserve
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +17,7 @@ from ddgan_fast.serving.requests import Limits
 from ddgan_fast.serving.worker import Batches, Model
 
 HTTP_PROCESS, MODEL_PROCESS = "LitServer-0", "inference-worker"  # litserve's names of them
+POLL_SECONDS = 0.1
 
 
 async def wrong_body(request, error):
@@ -52,49 +52,66 @@ def build(open_pipe, config, limits=None, batch_size=64, about=None):
 
 
 def run(server, host, port):
-    """Serve until SIGTERM or Ctrl-C: then no more connections are taken, and what was asked is answered.
+    """Serve until SIGTERM or Ctrl-C: then what was asked is answered, and nothing more is.
 
-    Raises the kind of DDGANError that kept the model's process from starting, which said why, and ResourceError where the process that
-    speaks HTTP has died.
+    Raises the kind of DDGANError that kept the model's process from starting, which said why, and ResourceError where a process died that
+    is not begun anew.
     """
-    main, api = os.getpid(), server.lit_api
-    server.uvicorn_graceful_timeout = drain_seconds = api.spec.limits.seconds + 1
-    died = []
-
-    def drain(number, frame):
-        if os.getpid() != main:  # a child that was forked with this handler: the main process ends it
-            return
-        for process in _children(HTTP_PROCESS):
-            process.terminate()  # which it takes as the wish to finish
-            process.join(drain_seconds)
-        for process in _children(MODEL_PROCESS):
-            process.kill()
-        raise KeyboardInterrupt
-
-    def guard():
-        """End with the process that speaks HTTP, once it is there."""
-        while not _children(HTTP_PROCESS):
-            time.sleep(0.5)
-        for process in _children(HTTP_PROCESS):
-            process.join()
-            if process.exitcode:
-                died.append(process.exitcode)
-                os.kill(main, signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, drain)
-    signal.signal(signal.SIGINT, drain)
-    threading.Thread(target=guard, daemon=True).start()
+    watch = _Watch(server)
+    signal.signal(signal.SIGTERM, watch.on_signal)
+    signal.signal(signal.SIGINT, watch.on_signal)
+    threading.Thread(target=watch.run, daemon=True).start()
     try:
         server.run(host=host, port=port, num_api_servers=1, log_level="error", generate_client_file=False)
     except KeyboardInterrupt:  # before litserve waited for it
-        return
+        pass
     except RuntimeError as error:
         if "workers failed" not in str(error):
             raise
         kinds = {kind.exit_code: kind for kind in (InputError, CheckpointError, MissingError)}
-        raise kinds.get(api.failed.value, ResourceError)("the model's process did not start; its error is above") from error
-    if died:
-        raise ResourceError(f"the process that speaks HTTP ended with {died[0]}")
+        raise kinds.get(server.lit_api.failed.value, ResourceError)("the model's process did not start; its error is above") from error
+    if watch.died:
+        raise ResourceError(f"the process {watch.died} ended by itself")
+
+
+class _Watch:
+    """Ends the server, in a thread of the main process: on a signal, or where a process has died that litserve does not begin anew."""
+
+    def __init__(self, server):
+        limits = server.lit_api.spec.limits
+        self.server, self.main, self.died = server, os.getpid(), None
+        self.stop, self.drained = threading.Event(), False
+        server.uvicorn_graceful_timeout = self.seconds = limits.body_seconds + limits.seconds + 1  # the longest that a request may take
+
+    def on_signal(self, number, frame):
+        """The handler of the main process; its forked children, which inherit it, are ended by it."""
+        if os.getpid() != self.main:
+            return
+        self.stop.set()
+        if self.drained:
+            raise KeyboardInterrupt  # which makes litserve end what is left
+
+    def run(self):
+        """Wait for the end, and bring it about."""
+        http = None
+        while not self.stop.wait(POLL_SECONDS):
+            http = http or next(iter(_children(HTTP_PROCESS)), None)
+            if http is None:
+                models = getattr(self.server, "inference_workers", [])
+                dead = models and not any(process.is_alive() for process in models) and not self.server.lit_api.failed.value
+            else:
+                dead = not http.is_alive()
+            if dead:
+                self.died = MODEL_PROCESS if http is None else HTTP_PROCESS
+                break
+        for process in _children(HTTP_PROCESS):
+            process.terminate()  # which it takes as the wish to finish
+            process.join(self.seconds)
+        self.server.launch_single_inference_worker = lambda *_: self.server.inference_workers[0]  # no new one for those that end here
+        for process in _children(MODEL_PROCESS):
+            process.kill()
+        self.drained = True
+        os.kill(self.main, signal.SIGTERM)
 
 
 def _children(name):

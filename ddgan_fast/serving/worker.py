@@ -39,6 +39,7 @@ class Model(litserve.LitAPI):
 
     def setup(self, device):
         """Open the model and draw once: kernels and graphs are made before the first client waits for them."""
+        self.began = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM):  # a whole group may get them; the main process ends this one when all is answered
             signal.signal(number, signal.SIG_IGN)
         try:
@@ -59,14 +60,16 @@ class Batches(LitLoop):
 
     def __init__(self):
         super().__init__()
-        self.waiting, self.started = deque(), None
+        self.waiting, self.told = deque(), False
 
     def run(self, lit_api, device, worker_id, request_queue, transport, workers_setup_status, callback_runner):
         """One batch, or a second without one. Raises what is no DDGANError, after all had their answer: the process is begun anew."""
         self.transport = transport
-        if self.started is None:
-            self.started = time.monotonic()
-            self.put_response(transport, 0, NEWS, self.started, LitAPIStatus.OK, LoopResponseType.REGULAR)
+        if not self.told:
+            self.put_response(transport, 0, NEWS, lit_api.began, LitAPIStatus.OK, LoopResponseType.REGULAR)
+            self.told = True
+        if not multiprocessing.parent_process().is_alive():
+            raise SystemExit("the main process is gone")
         self.receive(request_queue)
         batch = self.take(lit_api.batch_size)
         try:

@@ -149,6 +149,8 @@ def test_what_is_transparent_in_a_mask_stays(pipe, image):
     layer.paste((255, 255, 255, 255), (0, 0, 3, 3))
     found = pipe.edit(image, np.float32(0.5), layer, output_type="uint8").images[0]
     assert (found[3:] == image[3:]).all() and (found[:3, 3:] == image[:3, 3:]).all() and (found[:3, :3] != image[:3, :3]).any()
+    wide = torch.from_numpy(image).permute(2, 0, 1).float().div(255).requires_grad_()  # a tensor of some computation
+    assert np.abs(pipe.edit(wide, 0.5, layer, output_type="uint8").images[0].astype(int) - found).max() <= 1
     for kind in (torch.from_numpy, np.float16):
         same = kind(np.asarray(layer)[:, :, 3] == 255) if kind is torch.from_numpy else (np.asarray(layer)[:, :, 3] / 255).astype(kind)
         assert np.array_equal(pipe.edit(image, 0.5, same, output_type="uint8").images[0], found)

@@ -82,16 +82,39 @@ def test_a_large_answer_goes_in_pieces_that_count_until_they_are_taken():
     status, body = asyncio.run(call(bodies, [chunk(b"", False)]))
     assert status == 200 and body == bytes(range(256)) * 1000 and bodies.held == 0
 
-    async def unread():
-        async def receive():
+    class Cycle:
+        """What uvicorn's `receive` belongs to."""
+
+        class transport:
+            aborted = False
+
+            @classmethod
+            def abort(cls):
+                cls.aborted = True
+
+        async def receive(self):
             return chunk(b"", False)
 
+    async def unread():
         async def send(message):
             held.append((bodies.held, len(message.get("body", b""))))
             if len(held) == 3:
                 await asyncio.sleep(5)  # a client that reads no more
 
-        await asyncio.wait_for(bodies({"type": "http", "method": "GET", "headers": []}, receive, send), 1)
+        await asyncio.wait_for(bodies({"type": "http", "method": "GET", "headers": []}, Cycle().receive, send), 1)
 
     asyncio.run(unread())
-    assert held == [(0, 0), (256_000, 65_536), (256_000, 65_536)] and bodies.held == 0
+    assert held == [(0, 0), (256_000, 65_536), (256_000, 65_536)] and bodies.held == 0 and Cycle.transport.aborted
+
+
+def test_a_refusal_that_is_not_read_holds_nothing():
+    bodies = Bodies(echo, **LIMITS)
+
+    async def receive():
+        return chunk(b"x" * 11)
+
+    async def send(message):
+        assert bodies.held == 0
+        await asyncio.sleep(5)
+
+    asyncio.run(asyncio.wait_for(bodies({"type": "http", "method": "POST", "headers": []}, receive, send), 1))

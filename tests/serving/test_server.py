@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -279,3 +280,10 @@ def test_sigterm_to_all_processes_answers_what_was_asked_and_ends(served):
         os.killpg(served.process.pid, signal.SIGTERM)
         assert [answer.result()[0] for answer in asked] == [200] * 16
     assert served.process.wait(20) == 0, served.log.read_text()
+
+
+def test_a_model_process_that_dies_while_it_starts_ends_the_server(served):
+    code = START.format(model=str(served.model), port=served.free_port())
+    code = re.sub("opening = .*", "import os; opening = partial(os._exit, 9)", code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and "the process inference-worker ended by itself" in done.stderr
