@@ -10,7 +10,7 @@ from ddgan_fast.noise import as_seeds
 from ddgan_fast.sampling.edit import Edit
 from ddgan_fast.sampling.generate import Sampler
 
-KEPT = 8  # graphs, each with its own activations
+KEPT = 16  # graphs, each with its own activations; a server of T = 4 has 15 kinds and sizes
 MOST_PADDING = 1.25  # of a size that comes again: where a kept graph is larger by more, it gets a graph of its own
 WARM_UP = 3  # calls before the capture: kernels are compiled and convolution algorithms are chosen
 

@@ -1,5 +1,6 @@
 """Many requests as few batches: since a seed names an image, whoever it is drawn with does not show."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -45,13 +46,13 @@ def answers(pipe, works, batch_size):
 
 
 def padded(count, most):
-    """The size of the batch in which `count` images are drawn on a GPU: 1, 4, 16, 64 ..., or `most`.
+    """The size of the batch in which `count` images are drawn on a GPU: 1, 8, 64 ..., or `most`.
 
     A graph belongs to a size; with those that chance brings, there would be no end of new ones.
     """
     size = 1
     while size < count:
-        size *= 4
+        size *= 8
     return max(count, min(size, most))
 
 
@@ -60,12 +61,14 @@ def _draw(pipe, works, batch_size):
     counts = [len(work.seeds) for work in works]
     seeds = [seed for work in works for seed in work.seeds]
     rows = torch.arange(len(works)).repeat_interleave(torch.tensor(counts))
-    if pipe.device.type == "cuda":
+    edit, few_graphs = None, pipe.device.type == "cuda"
+    if few_graphs:
         missing = padded(len(seeds), batch_size) - len(seeds)
         seeds, rows = seeds + seeds[-1:] * missing, torch.cat((rows, rows[-1:].expand(missing)))
-    edit = None
     if works[0].x0 is not None:
         edit = Edit(_stacked(works, "x0"), works[0].steps, None if works[0].mask is None else _stacked(works, "mask")).rows(rows)
+        if few_graphs and edit.mask is None:  # a mask that lets all change gives the same bits
+            edit = replace(edit, mask=torch.ones_like(edit.x0[:, :1]))
     images = torch.cat([part.cpu() for _, part in pipe.batches(seeds, batch_size, as_uint8=True, edit=edit)])
     return [part.numpy() for part in images[: sum(counts)].split(counts)]
 

@@ -34,8 +34,14 @@ def test_company_does_not_show(pipe):
 
 
 def test_batches_of_a_gpu_have_few_sizes():
-    assert [padded(count, 64) for count in (1, 2, 4, 5, 16, 17, 64)] == [1, 4, 4, 16, 16, 64, 64]
-    assert padded(60, 50) == 60 and padded(20, 50) == 50 and len({padded(count, 100) for count in range(1, 101)}) == 5
+    assert [padded(count, 64) for count in (1, 2, 8, 9, 64)] == [1, 8, 8, 64, 64]
+    assert padded(60, 50) == 60 and padded(20, 50) == 50 and len({padded(count, 100) for count in range(1, 101)}) == 4
+
+
+def test_a_mask_that_lets_all_change_gives_the_same_bits(pipe):
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
+    plain, masked = (pipe.edit(image, 0.5, mask, num_images=3, output_type="pt").images for mask in (None, np.ones((8, 8), bool)))
+    assert torch.equal(plain, masked)
 
 
 def test_an_error_reaches_those_it_concerns_alone(make, monkeypatch):
