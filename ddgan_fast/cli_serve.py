@@ -31,6 +31,8 @@ class Serve:
     """Of one request."""
     most_waiting: int = 256
     """Requests without an answer; further ones get 429."""
+    per_minute: int = 0
+    """Requests of one address in a minute; further ones get 429. 0 for any number. From a proxy on this machine X-Forwarded-For counts."""
     most_mb: float = 10.0
     """Megabytes of a body; larger ones get 413."""
     seconds: float = 60.0
@@ -52,7 +54,8 @@ class Serve:
         from ddgan_fast.serving.requests import Limits
 
         _check(self)
-        limits = Limits(self.most_images, round(1e6 * self.most_mb), seconds=self.seconds, waiting=self.most_waiting)
+        bounds = {"seconds": self.seconds, "waiting": self.most_waiting, "per_minute": self.per_minute}
+        limits = Limits(self.most_images, round(1e6 * self.most_mb), **bounds)
         config = load_model(self.model)[1]
         opening = partial(open_pipe, self.model, self.device, self.engine, self.precision, self.engine_file)
         about = {
@@ -75,7 +78,7 @@ def open_pipe(model, device, engine, precision, engine_file):
 
 def _check(words):
     """Raises InputError for a value out of its range and for an address that cannot be had."""
-    least = {"batch_size": 1, "most_images": 1, "most_waiting": 1, "most_mb": 0.001, "seconds": 0.001}
+    least = {"batch_size": 1, "most_images": 1, "most_waiting": 1, "per_minute": 0, "most_mb": 0.001, "seconds": 0.001}
     for name, lowest in least.items():
         if not lowest <= getattr(words, name) < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {getattr(words, name)}: it must be {lowest} or more")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import HTTPException, Request
@@ -27,6 +28,7 @@ class Endpoints(LitSpec):
         self.api_path, self.config, self.limits = "/v1/images", config, limits
         self.open = 0  # requests without an answer; one whose client has gone counts until the model has let go of it
         self.since, self.tasks = {}, set()  # {uid: when it went to the model}; what runs beside the requests
+        self.minute, self.asked = 0, Counter()  # of the clock; how often each address has asked in it
         self.pool = None  # of threads that decode and encode, few: a picture of 16 megapixels takes 200 MB
 
     def pre_setup(self, lit_api):
@@ -47,6 +49,7 @@ class Endpoints(LitSpec):
         if self.pool is None:
             self.pool = ThreadPoolExecutor(THREADS)
             self.beside(self.watch())
+        self.count(request.client.host)
         if self.open >= limits.waiting:
             raise HTTPException(429, f"{limits.waiting} requests are waiting; try again later", RETRY)
         self.open += 1
@@ -63,6 +66,16 @@ class Endpoints(LitSpec):
             raise HTTPException(400, printable(error)) from error
         finally:
             self.open -= 1
+
+    def count(self, address):
+        """Raises HTTPException where an address has asked too often in this minute."""
+        minute, second = divmod(int(time.monotonic()), 60)
+        if minute != self.minute:
+            self.minute, self.asked = minute, Counter()
+        self.asked[address] += 1
+        if 0 < self.limits.per_minute < self.asked[address]:
+            text = f"more than {self.limits.per_minute} requests of {address} in a minute; wait for the next"
+            raise HTTPException(429, text, {"Retry-After": str(60 - second)})
 
     async def drawn(self, work, deadline, request):
         """The images of a Work. Raises the DDGANError that it met, and HTTPException where the client has gone."""

@@ -31,6 +31,7 @@ class Limits(NamedTuple):
     body_seconds: float = 10.0  # in which a body must have come
     seconds: float = 60.0  # from the whole body to the answer
     waiting: int = 256  # requests that are not answered yet
+    per_minute: int = 0  # requests of one address in a minute of the clock; 0 for any number
 
 
 class ImagesRequest(BaseModel):
