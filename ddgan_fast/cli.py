@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, pick_device, read_options, settings_before_flags
+from ddgan_fast.cli_arguments import DEFAULT_PRESET, find_preset, open_pipe, pick_device, read_options, settings_before_flags
 from ddgan_fast.cli_data import Data
 from ddgan_fast.cli_demo import Demo
 from ddgan_fast.cli_edit import Edit
@@ -108,7 +108,7 @@ class Sample:
 
         from ddgan_fast.checkpoint.model import fingerprint
         from ddgan_fast.distributed import rank_and_world
-        from ddgan_fast.pipeline import DDGANPipeline, parse_seeds
+        from ddgan_fast.pipeline import parse_seeds
         from ddgan_fast.sampling.writers import write
 
         if (self.num_images is None) == (self.seeds is None):
@@ -116,8 +116,7 @@ class Sample:
         seeds = parse_seeds(0 if self.seeds is None else self.seeds, self.num_images)
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size}: it must be 1 or more")
-        pipe, origin = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)), None
-        pipe.compile(self.engine, self.precision, self.engine_file)
+        pipe, origin = open_pipe(self.model, self.device, self.engine, self.precision, self.engine_file), None
         if self.format != "grid":
             origin = {"model": fingerprint(pipe.generator, pipe.config), "precision": pipe.precision or "fp32"}
         shape, (rank, world) = pipe.config.model.sample_shape, rank_and_world()

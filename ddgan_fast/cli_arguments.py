@@ -48,6 +48,13 @@ def pick_device(name):
     return device
 
 
+def open_pipe(model, device, engine="auto", precision=None, engine_file=None):
+    """The DDGANPipeline of a model folder or run, on the device of that name, with the engine. Errors as of its `compile`."""
+    from ddgan_fast.pipeline import DDGANPipeline
+
+    return DDGANPipeline.from_pretrained(model).to(pick_device(device)).compile(engine, precision, engine_file)
+
+
 def open_training_data(pipe, data=None):
     """(data set, its source): `data`, or where that is None what the pipeline's model was trained on, as many images of it.
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddgan_fast.cli_arguments import open_pipe
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -28,12 +30,10 @@ class Demo:
     def run(self):
         from threading import Event
 
-        from ddgan_fast.cli_arguments import pick_device
-        from ddgan_fast.pipeline import DDGANPipeline
         from ddgan_fast.serving.page import launch, open_gradio
 
         open_gradio()  # what is missing is said before the model is read
-        pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device)).compile(self.engine, self.precision)
+        pipe = open_pipe(self.model, self.device, self.engine, self.precision)
         card = self.model / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         page = launch(pipe, self.model.resolve().name, self.host, self.port, text)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddgan_fast.cli_arguments import pick_device
+from ddgan_fast.cli_arguments import open_pipe
 from ddgan_fast.errors import InputError
 
 
@@ -48,7 +48,7 @@ class Edit:
     def run(self):
         from ddgan_fast.checkpoint.model import fingerprint
         from ddgan_fast.data.strokes import stroke_painting
-        from ddgan_fast.pipeline import DDGANPipeline, parse_seeds
+        from ddgan_fast.pipeline import parse_seeds
         from ddgan_fast.sampling.edit import digest
         from ddgan_fast.sampling.writers import write
 
@@ -58,8 +58,7 @@ class Edit:
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size}: it must be 1 or more")
         image, mask = _read(self.image), None if self.mask is None else _read(self.mask)
-        pipe = DDGANPipeline.from_pretrained(self.model).to(pick_device(self.device))
-        pipe.compile(self.engine, self.precision, self.engine_file)
+        pipe = open_pipe(self.model, self.device, self.engine, self.precision, self.engine_file)
         edit = pipe.start_from(stroke_painting(image) if self.strokes else image, self.strength, mask)
         origin = {"model": fingerprint(pipe.generator, pipe.config), "precision": pipe.precision or "fp32", "edit": digest(edit)}
         out = self.out or Path({"png": "edits", "npz": "edits.npz", "grid": "edits.png"}[self.format])

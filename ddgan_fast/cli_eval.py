@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from ddgan_fast.cli_arguments import open_training_data, pick_device
+from ddgan_fast.cli_arguments import open_pipe, open_training_data, pick_device
 from ddgan_fast.errors import InputError
 
 JUDGING = "protocol", "feature_extractor", "weights", "manifold_weights"  # flags of FID and its like
@@ -54,9 +54,7 @@ class Scoring:
 
     def open(self, model, engine_file=None):
         """The compiled DDGANPipeline of a model folder or run."""
-        from ddgan_fast.pipeline import DDGANPipeline
-
-        return DDGANPipeline.from_pretrained(model).to(pick_device(self.device)).compile(self.engine, self.precision, engine_file)
+        return open_pipe(model, self.device, self.engine, self.precision, engine_file)
 
     def cache_folder(self):
         """Where features and classifiers are kept."""

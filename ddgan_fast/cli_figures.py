@@ -75,28 +75,18 @@ class Figure8:
 
 
 @dataclass(frozen=True)
-class Figure9:
+class Figure9(Figure8):
     """Draw training images, stroke paintings made of them, and edits of the paintings, which differ in their seeds alone."""
 
     ITEM: ClassVar = "paper Fig. 9"
-    TIME: ClassVar = "seconds on a CPU; a minute at 256x256"
+    NAME: ClassVar = "figure9"
 
-    model: Path
-    """A model folder, or a training run (its newest EMA)."""
-    data: str | None = None
-    """Where the images are from, as --data of `ddgan train` takes it; by default what the model was trained on."""
     out: Path = OUT / "figure9"
     """Folder of the picture."""
-    num_images: int = 4
-    """Images of the data."""
     samples: int = 5
-    """Edits of each."""
+    """Edits of each painting."""
     strength: float = 0.5
     """Of T steps the last floor(strength T + 0.5) are taken."""
-    seed: int = 0
-    """It names the images and the edits."""
-    device: str = "auto"
-    """cpu, cuda, cuda:N, or auto."""
 
     def run(self):
         from ddgan_fast.experiments.figure9 import draw
@@ -104,7 +94,7 @@ class Figure9:
 
         pipe = open_model(self.model, self.device)
         dataset, _ = open_training_data(pipe, self.data)
-        path = folder_for(self.out) / "figure9.png"
+        path = folder_for(self.out) / f"{self.NAME}.png"
         draw(pipe, dataset, path, self.num_images, self.samples, self.strength, self.seed)
         print(path)
 

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from ddgan_fast.cli_arguments import pick_device
+from ddgan_fast.cli_arguments import open_pipe
 from ddgan_fast.errors import InputError, MissingError
 
 
@@ -67,13 +67,6 @@ class Serve:
         built = server.build(opening, config, limits, self.batch_size, about)
         print(f"http://{self.host}:{self.port}: POST /v1/images, POST /v1/edits, GET /health; GET /docs shows all", flush=True)
         server.run(built, self.host, self.port)
-
-
-def open_pipe(model, device, engine, precision, engine_file):
-    """The pipeline of the words of the command, in the process that has the model."""
-    from ddgan_fast.pipeline import DDGANPipeline
-
-    return DDGANPipeline.from_pretrained(model).to(pick_device(device)).compile(engine, precision, engine_file)
 
 
 def _check(words):

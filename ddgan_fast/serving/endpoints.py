@@ -127,14 +127,6 @@ class Endpoints(LitSpec):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def decode_request(self, request, context_kwargs=None):
-        """Unused: Batches takes the requests as they are."""
-        return request
-
-    def encode_response(self, output, context_kwargs=None):
-        """Unused, as above."""
-        return output
-
 
 async def _disconnected(request):
     while (await request.receive())["type"] != "http.disconnect":

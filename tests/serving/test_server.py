@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 START = """
 from functools import partial
 from ddgan_fast.checkpoint.model import load_model
-from ddgan_fast.cli_serve import open_pipe
+from ddgan_fast.cli_arguments import open_pipe
 from ddgan_fast.serving import server
 from ddgan_fast.serving.requests import Limits
 opening = partial(open_pipe, {model!r}, "cpu", "eager", None, None)
