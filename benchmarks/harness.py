@@ -11,7 +11,6 @@ import csv
 import importlib
 import inspect
 import itertools
-import platform
 import re
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from unittest import mock
 import torch
 
 from ddgan_fast.config import preset
+from ddgan_fast.environment import device_name
 from ddgan_fast.models.discriminator import Discriminator
 from ddgan_fast.models.generator import Generator
 from ddgan_fast.ops import backend
@@ -40,16 +40,6 @@ CYCLES_PER_MS = 2e6  # of a GPU, at most: it is held for that many cycles, which
 OURS = {"cuda": "triton", "cpu": "reference"}
 # (preset, batch), most important first; on a CPU a trial
 NETWORKS = {"cuda": [("cifar10", 100), ("celebahq256", 16), ("cifar10", 1), ("celebahq256", 1)], "cpu": [("tiny", 2)]}
-
-
-def device_name(device):
-    """The GPU's name, or the processor's with the threads in use; meta: counted or compiled, and run nowhere."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "meta":
-        return "none"
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    return f"{found[1].strip() if found else platform.processor()}, {torch.get_num_threads()} threads"
 
 
 def commit():
@@ -95,7 +85,8 @@ class Rows:
     def __init__(self, name, device, folder):
         self.path = folder / f"{name}.csv"
         triton = importlib.import_module("triton").__version__ if backend.HAS_TRITON else "none"
-        self.where = {"device": device_name(device), "torch": torch.__version__, "triton": triton, "commit": commit()}
+        where = "none" if device.type == "meta" else device_name(device)  # meta: counted or compiled, and run nowhere
+        self.where = {"device": where, "torch": torch.__version__, "triton": triton, "commit": commit()}
         self.empty = True
 
     def add(self, row):

@@ -4,6 +4,8 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+from pathlib import Path
 
 THERE = "there"
 EXTRAS = {  # extra: a module that it brings
@@ -35,8 +37,8 @@ def collect():
     from ddgan_fast.ops import backend, extension
     from ddgan_fast.sampling import engine
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    device, cpu = torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.device("cpu")
+    devices = {"cpu": f"{device_name(cpu)}, {os.cpu_count()} cores"}
     if torch.cuda.is_available():
         devices |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     else:
@@ -54,6 +56,18 @@ def collect():
         "loaders": {"torch": THERE, "dali": dali.refuses() or THERE},
         "extras": {extra: THERE if _importable(module) else f'pip install "ddgan_fast[{extra}]"' for extra, module in EXTRAS.items()},
     }
+
+
+def device_name(device):
+    """What a measured number's row calls its torch.device: the GPU's name, or the processor's and how many threads are in use."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    information = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", information.read_text()) if information.exists() else None
+    processor = found[1].strip() if found else platform.processor() or platform.machine()
+    return f"{processor}, {torch.get_num_threads()} threads"
 
 
 def _triton():

@@ -1,6 +1,7 @@
 """The command line: what works, exit codes, one message per error, nothing left behind."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -95,6 +96,7 @@ def test_presets_and_env(capsys):
     assert code == 0 and found["versions"]["torch"] == torch.__version__
     assert found["backends"]["reference"] == "there" and found["engines"]["eager"] == "there"
     assert all(text == "there" or "pip install" in text for text in found["extras"].values())
+    assert re.fullmatch(rf".+, {torch.get_num_threads()} threads, \d+ cores", found["devices"]["cpu"])  # rows of results name it so
     assert run(capsys, "env")[0] == 0
 
 

@@ -16,6 +16,7 @@ from ddgan_fast.checkpoint.folder import newest_checkpoint, read_json
 from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.data.toy import SCALE, SIGMA, modes25
+from ddgan_fast.environment import device_name
 from ddgan_fast.errors import InputError, MissingError
 from ddgan_fast.evaluation.points import score
 from ddgan_fast.experiments import point_baselines
@@ -163,6 +164,6 @@ def _row(name, drawn, seed, device):
         "training_seconds": training_seconds,
         "seconds": drawn.seconds,
         "seed": seed,
-        "device": device.type,
+        "device": device_name(device),
         "setting": drawn.setting,
     }

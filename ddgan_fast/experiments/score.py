@@ -9,6 +9,7 @@ import torch
 from ddgan_fast.data.idx import FASHION_MNIST, read_labelled
 from ddgan_fast.data.toy import SCALE, SIGMA, modes25
 from ddgan_fast.distributed import rank_and_world
+from ddgan_fast.environment import device_name
 from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.classifier import cached_classifier, stacked_labels
 from ddgan_fast.evaluation.extractors import classifier_extractor, open_extractor
@@ -142,6 +143,6 @@ def write_rows(path, rows):
 def _cost(pipe, drawn):
     """What the samples cost: NFE, and seconds of drawing them on the first rank."""
     _, world = rank_and_world()
-    where = f"{pipe.device.type}" + (f" x{world}" if world > 1 else "")
+    where = device_name(pipe.device) + (f" x{world}" if world > 1 else "")
     engine = f"{pipe.engine}, {pipe.precision or str(next(pipe.generator.parameters()).dtype).removeprefix('torch.')}"
     return {"NFE": pipe.config.diffusion.steps, "seconds": drawn.seconds, "device": where, "engine": engine}

@@ -11,8 +11,7 @@ Markdown says that the two do not compare. Seconds are those of 100 images every
 import csv
 from pathlib import Path
 
-import torch
-
+from ddgan_fast.environment import device_name
 from ddgan_fast.errors import DataError, InputError
 from ddgan_fast.evaluation.scoring import PROTOCOLS
 from ddgan_fast.experiments import published, sampler_times
@@ -76,7 +75,7 @@ def table3(models, dataset, classifier, record, digits, out, num_images=STACKED_
     rows = {}
     for label, pipe in models.items():
         found = score_stacked(pipe, dataset, classifier, record, num_images, batch_size, watch)
-        rows[label] = _row(label, pipe, {names.get(name, name): value for name, value in found.items()})
+        rows[label] = _row(label, {names.get(name, name): value for name, value in found.items()})
     note = (
         f"Measured: {num_images:,} images of stacked {digits}, whose classes our own classifier names, which is right about "
         f"{record['accuracy']:.2%} of the test images; real images beside them. KL is from all modes equally, as often as they are there."
@@ -107,11 +106,6 @@ def read_rows(path):
         raise DataError(f"{path}: not a table of ours: {error}") from error
 
 
-def device_name(device):
-    """The GPU's name, or the threads of the CPU that are in use."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-
-
 def _checked(models, out):
     """The device of the models. Raises InputError unless they draw images of one size on one device, and `out` can be a folder."""
     folder_for(Path(out))
@@ -130,14 +124,14 @@ def _checked(models, out):
 def _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch):
     """{label: measured row}, None on every rank but the first."""
     found = {label: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch) for label, pipe in models.items()}
-    return None if None in found.values() else {label: _row(label, models[label], row) for label, row in found.items()}
+    return None if None in found.values() else {label: _row(label, row) for label, row in found.items()}
 
 
-def _row(label, pipe, found):
+def _row(label, found):
     """A row of score.py as one of a table."""
     row = {"source": MEASURED, "model": label} | {RENAMED.get(name, name): value for name, value in found.items()}
     row[SECONDS] = 100 * row.pop("seconds") / row["images"]
-    return row | {"device": device_name(pipe.device) + row["device"].removeprefix(pipe.device.type)}
+    return row
 
 
 def _quoted(rows):
