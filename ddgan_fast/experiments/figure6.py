@@ -22,7 +22,7 @@ from ddgan_fast.evaluation.points import score
 from ddgan_fast.experiments import point_baselines
 from ddgan_fast.experiments.panels import folder_for, new_figure, save_figure
 from ddgan_fast.experiments.point_baselines import DDPM, GAN, Training, WassersteinGAN
-from ddgan_fast.experiments.score import POINTS, write_rows
+from ddgan_fast.experiments.score import DECIMALS, POINTS, write_rows
 from ddgan_fast.pictures import density
 from ddgan_fast.pipeline import DDGANPipeline
 from ddgan_fast.training.loop import train
@@ -76,7 +76,7 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
             found[name] = _drawn(pipe, points, steps_made, training)
         rows.append(_row(name, found[name], seed, device))
         log.info("%s: %d modes, %.1f %% within 3 sigma", name, rows[-1]["modes"], 100 * rows[-1]["high_quality"])
-        write_rows(out / "figure6.csv", rows)  # what there is: the next one may take hours
+        write_rows(out / "figure6.csv", rows, DECIMALS)  # what there is: the next one may take hours
         draw(out / "figure6.png", {name: drawn.points for name, drawn in found.items()}, rows)
     return rows
 

@@ -21,6 +21,7 @@ from ddgan_fast.pictures import to_uint8, whole_file
 
 MNIST_LABELS = 5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949  # of each digit in its training set, and in no other known one
 STACKED_IMAGES, POINTS = 26_000, 10_000  # paper Table 3, after Lin et al. 2018; ours
+DECIMALS = 4  # of numbers in the CSV of an experiment that is read and not computed with
 
 
 def judges_of(extractor, weights=None, manifold_weights=None, device="cpu"):
@@ -132,8 +133,10 @@ def score_points(pipe, num_points=POINTS, batch_size=POINTS):
     return {"data": "gaussians25", "points": num_points} | found._asdict() | _cost(pipe, drawn)
 
 
-def write_rows(path, rows):
-    """Write rows {column: value} with equal columns as CSV; None is an empty cell."""
+def write_rows(path, rows, decimals=None):
+    """Write rows {column: value} with equal columns as CSV; None is an empty cell. decimals: how many each number keeps, by default all."""
+    if decimals is not None:
+        rows = [{name: round(value, decimals) if isinstance(value, float) else value for name, value in row.items()} for row in rows]
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()

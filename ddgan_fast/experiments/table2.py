@@ -16,7 +16,7 @@ from ddgan_fast.data.datasets import open_dataset
 from ddgan_fast.environment import collect
 from ddgan_fast.errors import InputError
 from ddgan_fast.experiments import published
-from ddgan_fast.experiments.score import check_counts, score_images, write_rows
+from ddgan_fast.experiments.score import DECIMALS, check_counts, score_images, write_rows
 from ddgan_fast.training.loop import train
 from ddgan_fast.training.run import locked, open_run
 
@@ -65,10 +65,10 @@ def table2(base, variants, seeds, judges, cache, out, device, open_pipe, num_ima
             run, config = runs[name, seed], configs[name, seed]
             _finish(run, config, device)
             found.append(score_images(open_pipe(run), dataset, judges, cache, num_images=num_images, **scoring))
-            numbers = {key: round(value, 4) for key, value in found[-1].items() if isinstance(value, float)}
+            numbers = {key: round(value, DECIMALS) for key, value in found[-1].items() if isinstance(value, float)}
             log.info("%s, seed %d: %s", VARIANTS[name][0], seed, numbers)
         rows.append(_row(VARIANTS[name][0], config, seeds, found))
-        _write(Path(out) / "table2.csv", rows)  # what there is: the next one may take hours
+        write_rows(Path(out) / "table2.csv", rows, DECIMALS)  # what there is: the next one may take hours
     return rows
 
 
@@ -123,10 +123,3 @@ def _row(name, config, seeds, found):
         row[f"{number} std"] = statistics.stdev(values) if len(values) > 1 else None
     paper = next(each for each in published.TABLE2 if each.model == name)
     return row | {"paper FID, CIFAR-10": paper.FID, "paper IS": paper.IS, "paper recall": paper.recall}
-
-
-def _write(path, rows):
-    def cell(name, value):
-        return f"{value:.4f}" if isinstance(value, float) and not name.startswith("paper") else value
-
-    write_rows(path, [{name: cell(name, value) for name, value in row.items()} for row in rows])
