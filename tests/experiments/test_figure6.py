@@ -156,7 +156,7 @@ def test_figure_of_short_trainings(tmp_path):
     assert all(float(row["ms_per_step"]) > 0 and float(row["training_seconds"]) > 0 for row in (gan, wgan, ddpm100, four))
     assert ddpm100["training_seconds"] == ddpm500["training_seconds"]  # one network
     assert (one["iterations"], one["batch_size"], one["ms_per_step"]) == ("1234", "128", "")
-    assert "5 critic steps" in wgan["setting"] and "1000 steps" in ddpm100["setting"] and "R1 0 every" in four["setting"]
+    assert "5 critic steps" in wgan["setting"] and "1000 steps" in ddpm100["setting"] and "R1 0.1 every 1" in four["setting"]
     with Image.open(tmp_path / "out/figure6.png") as picture:
         assert picture.size == (round(7 * 2.4 * 120), round(2.95 * 120))
     run_of_four = {"T=4": tmp_path / "out/T=4"}
