@@ -59,8 +59,7 @@ def train(config, device, out):
                 print(f"step {state.step}: {found.modes} modes, {found.high_quality:.1%} within 3 sigma, D loss per t {losses}", flush=True)
             if state.step % settings.checkpoint_every == 0 or state.step == settings.iterations:
                 state.config = config
-                state.save(checkpoints)
-                prune(checkpoints, settings.keep)
+                prune(state.save(checkpoints), settings.keep)
         seconds = time.perf_counter() - start
     return DDGANPipeline(state.ema.module, config), 1e3 * seconds / max(state.step - first, 1)
 

@@ -20,7 +20,7 @@ class Scoring:
     num_images: int | None = None
     """Seeds 0 .. N - 1; by default what the paper takes: 50,000, of CelebA-HQ's table 30,000, of StackedMNIST 26,000; 10,000 points."""
     protocol: Literal["default", "paper"] = "default"
-    """default: uint8 images; paper: through JPEG of quality 75, as the released code scored them. All in memory."""
+    """default: uint8 images; paper: through JPEG of quality 75, as the released code took FID. All in memory."""
     feature_extractor: Literal["standard", "lite0", "classifier"] = "standard"
     """standard: Inception and VGG16 of torch-fidelity; lite0: EfficientNet-Lite0, which is in a package; classifier: of idx files, trained
     here. A number that Inception did not make is named so, as lite0-FID."""
@@ -74,7 +74,8 @@ class Scoring:
         from ddgan_fast.experiments.score import classifier_judges, judges_of
 
         if self.feature_extractor == "classifier":
-            return classifier_judges(self.digits(source, pipe)[0], pipe.config.model.image_channels)
+            classifier, record, _ = self.digits(source, pipe)
+            return classifier_judges(classifier, record, pipe.config.model.image_channels)
         return judges_of(self.feature_extractor, self.weights, self.manifold_weights, pipe.device)
 
 
@@ -133,8 +134,8 @@ class Eval(Scoring):
         return score_images(pipe, dataset, self.judges(source, pipe), self.cache_folder(), *options)
 
     def _print(self, row):
-        if self.json:
-            print(json.dumps(row, indent=2))
+        if self.json:  # which has no NaN
+            print(json.dumps({name: None if value != value else value for name, value in row.items()}, indent=2))
             return
         width = max(map(len, row))
         for name, value in row.items():

@@ -43,8 +43,11 @@ class Table1(Table):
         from tqdm import tqdm
 
         from ddgan_fast.experiments import figure4, tables
+        from ddgan_fast.experiments.panels import new_figure
 
         alone("a table")
+        if self.NUMBER == 1:
+            new_figure()  # without matplotlib it raises: now, not after a day
         models = self.models()
         pipe = next(iter(models.values()))
         dataset, source = open_training_data(pipe, self.data)
@@ -124,6 +127,8 @@ class Table2(Scoring):
     """Where the settings start from."""
     variants: str = "t1,t4,no-latent"
     """Rows, with commas between: t1, t2, t4, t8, one-shot-aug, direct, noise, no-latent."""
+    num_images: int = 10_000
+    """Seeds 0 .. N - 1 of each run; the paper took 50,000."""
     seeds: str = "0,1,2"
     """Seeds of the trainings, with commas between: a run for each row and seed."""
     out: Path = OUT / "table2"
@@ -150,7 +155,7 @@ class Table2(Scoring):
         with tqdm(unit="img", mininterval=1.0, delay=0.1) as bar:
             scoring = {"protocol": self.protocol, "batch_size": self.batch_size, "watch": bar.update}
             where = judges, self.cache_folder(), self.out, device, self.open
-            table2(config, self.variants.split(","), list(map(int, seeds)), *where, self.num_images or 10_000, **scoring)
+            table2(config, self.variants.split(","), list(map(int, seeds)), *where, self.num_images, **scoring)
         print((self.out / "table2.csv").read_text(encoding="utf-8"), end="")
 
 

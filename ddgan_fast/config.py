@@ -4,7 +4,7 @@ Errors are plain ValueErrors: this module imports nothing but the standard libra
 """
 
 import difflib
-import math
+import sys
 from dataclasses import asdict, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -30,7 +30,7 @@ def checked(name, value):
     if get_origin(kind) is Literal:
         require(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))
     elif kind is float:
-        require(type(value) in (int, float) and math.isfinite(value), name, value, "a finite number")
+        require(type(value) in (int, float) and abs(value) <= sys.float_info.max, name, value, "a finite number")
         value = float(value)
     elif kind in (int, str, bool):
         require(type(value) is kind, name, value, {int: "a whole number", str: "text", bool: "true or false"}[kind])

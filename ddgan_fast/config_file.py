@@ -1,5 +1,6 @@
 """config.yaml: a flat mapping of setting to value, read with limits and written beside a run."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -10,6 +11,13 @@ from ddgan_fast.errors import InputError
 MAX_BYTES = 1 << 20
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values alone; 1e-4 is a number, as in YAML 1.2 (1.1 has it as text)."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
 def read_yaml(path, config):
     """`config` with the settings of a YAML file. Raises InputError that names the file and the line of what is wrong."""
     path = Path(path)
@@ -17,10 +25,10 @@ def read_yaml(path, config):
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: larger than 1 MiB; not a config file")
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Loader)):
             raise InputError(f"{path}: aliases (*name) are not read; write the values out")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from error
     if values is None:

@@ -32,7 +32,8 @@ def barrier():
 
     if not dist.is_initialized():
         _join("gloo", PATIENCE, PATIENCE)
-    dist.barrier()
+    with _collective():
+        dist.barrier()
 
 
 def _store():
@@ -118,7 +119,7 @@ def together(device, seconds):
     store, here = _join("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=seconds))
     try:
         yield Launch(store)
-    except RuntimeError as error:  # what torch raises where a collective fails
+    except _LostError as error:
         gone = _gone(here, rank, world)
         if not gone:
             raise
@@ -145,10 +146,42 @@ def _gone(store, rank, world):
     return gone
 
 
-def sum_over_ranks(tensor):
-    """Replace a tensor by its sum over all ranks, in place; nothing for one alone."""
-    if rank_and_world()[1] == 1:
-        return
+class _LostError(RuntimeError):
+    """A collective failed."""
+
+
+@contextmanager
+def _collective():
+    """torch.distributed, for one collective: by what torch raises in it, and nothing else, `together` knows that a rank is gone."""
     import torch.distributed as dist
 
-    dist.all_reduce(tensor)
+    try:
+        yield dist
+    except RuntimeError as error:
+        raise _LostError(str(error)) from error
+
+
+def sum_over_ranks(tensor):
+    """Replace a tensor by its sum over all ranks, in place; nothing for one alone."""
+    if rank_and_world()[1] > 1:
+        with _collective() as dist:
+            dist.all_reduce(tensor)
+
+
+def told_by_first(mine):
+    """What the first rank has for `mine`, any object; `mine` itself for one alone."""
+    told = [mine]
+    if rank_and_world()[1] > 1:
+        with _collective() as dist:
+            dist.broadcast_object_list(told)
+    return told[0]
+
+
+def told_by_all(mine):
+    """[what rank r has for `mine`, any object]."""
+    world = rank_and_world()[1]
+    parts = [mine] * world
+    if world > 1:
+        with _collective() as dist:
+            dist.all_gather_object(parts, mine)
+    return parts

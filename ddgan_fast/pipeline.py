@@ -4,6 +4,7 @@ import operator
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,6 +144,13 @@ class DDGANPipeline:
         network, manifest = open_engine(folder, engine, precision, self.generator, self.config, self.schedule)
         kind = engines.sampler_of(manifest["format"], manifest["target"], self.device)
         return kind(network, self.schedule, torch.float32, torch.contiguous_format), manifest["precision"]
+
+    @property
+    def runs(self):
+        """What draws, in words: an engine, for "auto" the one that it stands for here, or "file" and the folder of ddgan export."""
+        if self.engine_file is not None:
+            return f"file {Path(self.engine_file).name}"
+        return engines.choose(self.device, self.config.model.network)[0] if self.engine == "auto" else self.engine
 
     @property
     def sampler(self):

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+MOST_WIDTH, MOST_DEPTH, MOST_LEVELS = 65_536, 64, 12  # of a network: a config may come from strangers, and is built before weights are read
+
 
 def require(holds, name, value, what):
     """Raise the ValueError that says what a setting must be, unless `holds`."""
@@ -55,14 +57,17 @@ class Model:
     """Size of the discriminator's time embedding [t_emb_dim]."""
 
     def __post_init__(self):
-        for name in ("resolution", "image_channels", "channels", "blocks", "latent_dim", "embedding_dim", "discriminator_channels"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        require(self.mapping_layers >= 0, "mapping_layers", self.mapping_layers, "0 or more")
+        for name in ("resolution", "image_channels", "channels", "latent_dim", "embedding_dim", "discriminator_channels"):
+            require(1 <= getattr(self, name) <= MOST_WIDTH, name, getattr(self, name), f"1 to {MOST_WIDTH:,}")
+        require(1 <= self.blocks <= MOST_DEPTH, "blocks", self.blocks, f"1 to {MOST_DEPTH}")
+        require(0 <= self.mapping_layers <= MOST_DEPTH, "mapping_layers", self.mapping_layers, f"0 to {MOST_DEPTH}")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        require(self.time_dim >= 4, "time_dim", self.time_dim, "4 or more")
+        require(4 <= self.time_dim <= MOST_WIDTH, "time_dim", self.time_dim, f"4 to {MOST_WIDTH:,}")
         if self.network == "mlp":
             return
-        require(self.channel_mult and min(self.channel_mult) >= 1, "channel_mult", self.channel_mult, "whole numbers from 1 up")
+        widths = f"up to {MOST_LEVELS} whole numbers, 1 to {MOST_DEPTH}"
+        holds = 1 <= len(self.channel_mult) <= MOST_LEVELS and all(1 <= width <= MOST_DEPTH for width in self.channel_mult)
+        require(holds, "channel_mult", self.channel_mult, widths)
         require(self.channels >= 4 and self.channels % 4 == 0, "channels", self.channels, "a multiple of 4")
         halvings = 2 ** (len(self.channel_mult) - 1)
         multiple = f"a multiple of {halvings} with {len(self.channel_mult)} levels in channel_mult"

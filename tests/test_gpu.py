@@ -37,7 +37,7 @@ def test_training_runs_and_resumes(tmp_path):
     resumed = open_run(tmp_path, longer, {}, device="cuda", resume=True)
     for (name, before), after in zip(state.generator.named_parameters(), resumed.generator.parameters(), strict=True):
         assert torch.equal(before, after), name
-        assert resumed.optim_g.state[after]["exp_avg"].stride() == after.stride()
+        assert resumed.optim_g.optimiser.state[after]["exp_avg"].stride() == after.stride()
     loop.train(resumed, open_loader(longer, torch.device("cuda")), tmp_path)
     assert resumed.step == 12
 

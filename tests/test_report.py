@@ -162,14 +162,14 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn(tmp_path):
 
 def test_a_long_file_is_thinned_to_means(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(f'{{"step": {step}, "d_loss": {step % 2}, "d_loss_t": [{step}]}}\n' for step in range(1, 10_001)))
+    path.write_text("".join(f'{{"step": {step}, "d_loss": {step % 2}, "d_loss_t": [{step}], "skipped": 1}}\n' for step in range(1, 10_001)))
     found = read_metrics(path, NAMES)
     assert found.width == 5 and found.step == 10_000 and len(found.curves["d_loss"]) == MOST_POINTS
     assert found.curves["d_loss"][:2].tolist() == [[3.0, 0.6], [8.0, 0.4]]  # steps 1 to 5, 6 to 10
     assert found.curves["d_loss_t", 0][-1].tolist() == [9998.0, 9998.0]
     monkeypatch.setattr("ddgan_fast.report.metrics.MOST_LINES", 3000)
     found = read_metrics(path, NAMES)  # every fourth line
-    assert found.lines == 10_000 and found.width == 8 and len(found.curves["d_loss"]) == 1250
+    assert found.lines == found.skipped == 10_000 and found.width == 8 and len(found.curves["d_loss"]) == 1250
     assert found.curves["d_loss"][0].tolist() == [3.0, 1.0]  # steps 1 and 5
 
 

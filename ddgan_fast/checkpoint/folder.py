@@ -149,9 +149,13 @@ def newest_checkpoint(root):
     return None
 
 
-def prune(root, keep):
-    """Delete all but the newest `keep` checkpoints; each is renamed first, so that none is ever half there under its name."""
-    for path in sorted(Path(root).glob("checkpoint-*"))[:-keep]:
+def prune(saved, keep):
+    """Delete the checkpoints before the one that was just saved, but for the newest keep - 1 of them.
+
+    Those behind it stay: a run that fell back is before checkpoints that are damaged, and they must not count.
+    Each is renamed first, so that none is ever half there under its name.
+    """
+    for path in sorted(path for path in saved.parent.glob("checkpoint-*") if path.name <= saved.name)[:-keep]:
         doomed = path.with_name(f".old-{path.name}")
         os.rename(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)

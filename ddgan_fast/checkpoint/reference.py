@@ -41,6 +41,7 @@ IGNORED_OPTIONS = {
     "lr_g", "lr_d", "beta1", "beta2", "no_lr_decay", "use_ema", "ema_decay", "r1_gamma", "lazy_reg", "save_content",
     "save_content_every", "save_ckpt_every", "num_proc_node", "num_process_per_node", "node_rank", "local_rank", "master_address",
 }  # fmt: skip
+KNOWN_OPTIONS = {*MODEL_OPTIONS, *DIFFUSION_OPTIONS, *FIXED_OPTIONS, *IGNORED_OPTIONS}
 
 _RES_BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "time": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1", "shortcut": "Conv_2"}
 _ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "projection": "NIN_3"}
@@ -57,10 +58,9 @@ def from_options(options, size="small"):
     options: {name: value} as its command line has them; missing ones take its defaults (ch_mult has none), those that only
     training reads are ignored.  size: of the discriminator.  Raises InputError that names an option we do not build or know.
     """
-    known = {*MODEL_OPTIONS, *DIFFUSION_OPTIONS, *FIXED_OPTIONS, *IGNORED_OPTIONS}
     for name, value in options.items():
-        if name not in known:
-            raise InputError(f"unknown option {name!r}{suggest(name, known)}")
+        if name not in KNOWN_OPTIONS:
+            raise InputError(f"unknown option {name!r}{suggest(name, KNOWN_OPTIONS)}")
         if name in FIXED_OPTIONS and (list(value) if isinstance(value, tuple) else value) != FIXED_OPTIONS[name]:
             raise InputError(f"option {name} = {value!r} is not supported; only {FIXED_OPTIONS[name]!r} is")
     if options.get("ch_mult") is None:

@@ -1,5 +1,6 @@
 """Conversion of the files released with the paper: netG_<epoch>.pth and content.pth."""
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -9,10 +10,12 @@ import torch
 
 from ddgan_fast.checkpoint import extract
 from ddgan_fast.checkpoint.folder import read_json, read_tensors
-from ddgan_fast.checkpoint.reference import from_options, generator_from, generator_keys, reference_shapes
+from ddgan_fast.checkpoint.reference import KNOWN_OPTIONS, from_options, generator_from, generator_keys, reference_shapes
 from ddgan_fast.config import ABLATIONS, PRESETS, Config
 from ddgan_fast.errors import CheckpointError, InputError
 from ddgan_fast.models import Generator
+
+log = logging.getLogger(__name__)
 
 
 def convert(path, config=None, options=None, raw=False):
@@ -30,7 +33,7 @@ def convert(path, config=None, options=None, raw=False):
         if options is None and own_options is None:
             raise InputError(f"{path}: the file does not say what model it holds; give --preset or --options")
         try:
-            config = _config_of(own_options if options is None else options)
+            config = _config_of(_without_unknown(own_options, path) if options is None else options)
         except InputError as error:
             if options is not None:
                 raise
@@ -41,6 +44,13 @@ def convert(path, config=None, options=None, raw=False):
         shapes = {key.removeprefix("module."): tuple(value.shape) for key, value in tensors.items()}
         fits = ", ".join(_fitting_presets(shapes)) or "none; give the training script's options by --options"
         raise CheckpointError(f"{path}: {error}\n  presets that fit: {fits}") from None
+
+
+def _without_unknown(options, path):
+    """The options that we know: a training script adds others to its own record, which its command line does not have."""
+    if unknown := sorted(options.keys() - KNOWN_OPTIONS):
+        log.warning("%s: %s in its options: not read", path, ", ".join(unknown))
+    return {name: value for name, value in options.items() if name in KNOWN_OPTIONS}
 
 
 def _config_of(options):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from ddgan_fast.distributed import rank_and_world
+from ddgan_fast.distributed import rank_and_world, told_by_first
 from ddgan_fast.errors import CheckpointError
 from ddgan_fast.evaluation.metrics import Statistics
 from ddgan_fast.evaluation.scoring import Collected, collect
@@ -31,18 +30,16 @@ def reference_features(dataset, judges, manifold_images, cache, watch=lambda cou
 
     dataset: with len() and __getitems__(indices) -> uint8 [B, C, H, W]; it is looked at in a random order, always the same, so that the
     first manifold_images are of all its parts.  cache: a folder.  The file's name is a hash of the number of images, the bytes of up to
-    4,096 evenly spaced ones, the judges' networks and weights, and VERSION, so that a changed set or network has another; a damaged file is
-    made again.  Where the folder cannot be written, a warning says so.  watch: told the number of images of each batch that is looked at.
+    4,096 evenly spaced ones, the judges' networks and weights, and VERSION, so that another set or network has another; a set of more in
+    which a few images were changed may not.  A damaged file is made again.  Where the folder cannot be written, a warning says so.
+    watch: told the number of images of each batch that is looked at.
     """
     rank, world = rank_and_world()
     found, path = None, None
     if rank == 0:  # alone: a folder that two ranks see differently must not set them to different work
         path = Path(cache) / f"reference-{_key(dataset, judges, manifold_images)}.npz"
         found = _known(path, len(dataset))
-    if world > 1:
-        told = [found]
-        dist.broadcast_object_list(told)
-        found = told[0]
+    found = told_by_first(found)
     if found is not None:
         return found
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
@@ -71,7 +68,7 @@ def _known(path, count):
 
 
 def _key(dataset, judges, manifold_images):
-    step = max(1, len(dataset) // HASHED_IMAGES)
+    step = -(-len(dataset) // HASHED_IMAGES)
     digest = hashlib.sha256(f"{VERSION} {len(dataset)} {judges.identity} {manifold_images}".encode())
     for batch in _batches(dataset, range(0, len(dataset), step)):
         digest.update(f"{tuple(batch.shape)}".encode() + batch.contiguous().numpy().tobytes())

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from PIL import Image
 
-from ddgan_fast.distributed import rank_and_world
-from ddgan_fast.errors import DataError, InputError
+from ddgan_fast.distributed import rank_and_world, told_by_all
+from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.metrics import Statistics, frechet_distance, inception_score, precision_recall
 from ddgan_fast.pictures import to_pil, to_uint8
 
@@ -48,7 +47,7 @@ class Protocol:
 
 PROTOCOLS = {
     "default": Protocol(unchanged, 10_000, "uint8 images in memory"),
-    "paper": Protocol(through_jpeg, 50_000, "images through JPEG of quality 75 in memory, as the released code scored them"),
+    "paper": Protocol(through_jpeg, 50_000, "images through JPEG of quality 75 in memory, as the released code took FID"),
 }
 
 
@@ -58,6 +57,8 @@ class Judges:
 
     fidelity: object
     manifold: object
+    accuracy: float | None = None
+    """On test images, of the classifier whose features these are; None of other networks."""
 
     @property
     def identity(self):
@@ -77,16 +78,14 @@ class Collected:
 def collect(batches, judges, manifold_images, through=unchanged):
     """Look at all images of this rank once, and then at what the other ranks have found.
 
-    batches: iterable of uint8 [B, H, W, C], or float [B, C, H, W] in [-1, 1], as the pipeline and data sets yield them.
+    batches: iterable of uint8 [B, H, W, C], or float [B, C, H, W] in [-1, 1] without NaN, as the pipeline and data sets yield them.
     manifold_images: how many of them, over all ranks, precision and recall are taken on.
-    Raises DataError for pixels that are NaN or infinite, InputError for no images.
+    Raises InputError for no images.
     """
     statistics, manifold, probabilities, kept = Statistics(judges.fidelity.dim), [], [], 0
     _, world = rank_and_world()
     most = -(-manifold_images // world)
     for batch in batches:
-        if batch.is_floating_point() and not batch.isfinite().all():
-            raise DataError(f"images: NaN or infinite pixels in a batch of {len(batch)}; the model is broken, or its precision too low")
         images = through(to_uint8(batch)).permute(0, 3, 1, 2)
         seen = judges.fidelity(images)
         statistics.add(seen.features)
@@ -101,13 +100,12 @@ def collect(batches, judges, manifold_images, through=unchanged):
         raise InputError("no images to score")
     manifold = torch.cat(manifold) if manifold else torch.empty(0, judges.manifold.dim)
     mine = Collected(statistics, manifold, torch.cat(probabilities) if probabilities else None)
-    return mine if world == 1 else _over_ranks(mine, world, manifold_images)
+    return mine if world == 1 else _over_ranks(mine, manifold_images)
 
 
-def _over_ranks(mine, world, manifold_images):
+def _over_ranks(mine, manifold_images):
     """The same on every rank, as if one had looked at all images: rank r has seen r, r + world, ..."""
-    parts = [None] * world
-    dist.all_gather_object(parts, (mine.statistics.to_dict(), mine.manifold, mine.probabilities))
+    parts = told_by_all((mine.statistics.to_dict(), mine.manifold, mine.probabilities))
     statistics = Statistics(mine.statistics.width)
     for part, _, _ in parts:
         statistics.merge(Statistics.from_dict(part))

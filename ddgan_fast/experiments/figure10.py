@@ -9,16 +9,17 @@ from ddgan_fast.experiments.panels import new_figure, save_figure
 
 LONGEST = 2**16  # bytes of a line
 MOST_STEPS = 1000  # T
-MOST = 4000  # points of a curve: from twice as many on, neighbours are averaged
+MOST = 4000  # points of a curve: from twice as many on, a point is the mean of twice as many lines
 SMOOTHED = 40  # of a curve's points, over which the thick line is a mean at most
 
 
 def read_losses(path):
-    """(step float64 [N], D's loss [N, T]) of a metrics.jsonl; N < 2 * MOST, whatever its length. NaN where no image had that t.
+    """(step float64 [N], D's loss [N, T]) of a metrics.jsonl; N <= 2 * MOST, whatever its length. NaN where no image had that t.
 
-    A last line that is half written is left out.  Raises DataError for a file that is not such a record.
+    In a long file a point is the mean of lines, of equally many everywhere; the last one is of those that are left. A last line that is
+    half written is left out.  Raises DataError for a file that is not such a record.
     """
-    rows = []
+    rows, group, lines, width = [], [], 1, None  # whole points, the lines of the next one, and how many it takes
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
@@ -26,11 +27,16 @@ def read_losses(path):
                     raise DataError(f"{path}:{number}: a line of more than {LONGEST:,} bytes; ddgan train writes none")
                 if not line.endswith(b"\n"):
                     break
-                rows.append(_row(path, number, line, len(rows[0]) if rows else None))
+                group.append(_row(path, number, line, width))
+                width = len(group[-1])
+                if len(group) == lines:
+                    rows += _means(group, lines)
+                    group = []
                 if len(rows) == 2 * MOST:
-                    rows = _halved(rows)
+                    rows, lines = _means(rows, 2), 2 * lines
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}; give --model the folder of a run of ddgan train") from error
+    rows += _means(group, len(group)) if group else []
     if not rows:
         raise DataError(f"{path}: no line is whole; the run must reach its first log_every steps")
     table = np.array(rows)
@@ -49,11 +55,11 @@ def _row(path, number, line, width):
     return row
 
 
-def _halved(rows):
-    """Neighbours averaged; a loss that one lacks is the other's."""
-    pairs = np.array(rows).reshape(len(rows) // 2, 2, -1)
-    counts = (~np.isnan(pairs)).sum(1)
-    sums = np.nan_to_num(pairs).sum(1)
+def _means(rows, count):
+    """Each `count` neighbours as their mean; a loss that some lack is that of the others."""
+    groups = np.array(rows).reshape(len(rows) // count, count, -1)
+    counts = (~np.isnan(groups)).sum(1)
+    sums = np.nan_to_num(groups).sum(1)
     return list(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
 
 

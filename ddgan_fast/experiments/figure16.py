@@ -17,7 +17,6 @@ from ddgan_fast.experiments.panels import panel
 from ddgan_fast.experiments.score import digits_of
 from ddgan_fast.pictures import whole_file, write_png
 
-EXTRACTORS = "auto", "vgg16", "lite0", "inception", "classifier"
 CHUNK = 50  # images that an extractor sees at once, always: so equal images have equal features
 IDX_NAMES = "stackedmnist", "fashion-mnist"
 MOST = 1000  # generated images, and training images compared with all others
@@ -45,7 +44,7 @@ class Found(NamedTuple):
 
 
 def choose_extractor(name, weights, source, model, cache, device):
-    """The Extractor of a name of EXTRACTORS.
+    """The Extractor of a name: auto, or one of evaluation.extractors.NAMES.
 
     auto: VGG16 where weights are given, the classifier for idx files with labels (trained here, or from the cache), else lite0.
     source: as `--data` takes it.  model: config.Model.  Raises InputError, MissingError, CheckpointError and DataError as those do.

@@ -4,7 +4,6 @@ All have the networks, the learning rate, the batch size and the iterations of C
 figure6.csv, a row for each, and figure6.png, where they lie.
 """
 
-import importlib.util
 import logging
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from ddgan_fast.config import override, preset
 from ddgan_fast.data import open_loader
 from ddgan_fast.data.toy import SCALE, SIGMA, modes25
 from ddgan_fast.environment import device_name
-from ddgan_fast.errors import InputError, MissingError
+from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.points import score
 from ddgan_fast.experiments import point_baselines
 from ddgan_fast.experiments.panels import folder_for, new_figure, save_figure
@@ -26,7 +25,7 @@ from ddgan_fast.experiments.score import DECIMALS, POINTS, write_rows
 from ddgan_fast.pictures import density
 from ddgan_fast.pipeline import DDGANPipeline
 from ddgan_fast.training.loop import train
-from ddgan_fast.training.run import locked, open_run
+from ddgan_fast.training.run import check_settings, locked, open_run
 
 log = logging.getLogger(__name__)
 BASELINES = {"GAN": (GAN, 1), "WGAN-GP": (WassersteinGAN, 1), "DDPM-100": (DDPM, 100), "DDPM-500": (DDPM, 500)}  # method: (kind, NFE)
@@ -41,9 +40,13 @@ PANEL_INCHES = 2.4, 2.95
 
 
 class Drawn(NamedTuple):
-    """Points [N, 2] of a method, and what it took: `training` is None where that was not measured here; `seconds` drew the points."""
+    """Points [N, 2] of a method, and what it took.
+
+    seed: of the training.  seconds: of drawing the points.  training: None where that was not measured here.
+    """
 
     points: torch.Tensor
+    seed: int
     seconds: float | None = None
     nfe: int | None = None
     iterations: int | None = None
@@ -58,23 +61,25 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
     out: folder; trainings of DDGAN lie in it as runs, and go on where they were stopped.  iterations: steps of the generator.
     methods: some of METHODS.  seed: of data, weights and noise, 0 to 2^32 - 1.  ours: {"T=4": a model folder or run, ...} of trained
     models, whose rows have their own iterations and batch size.  points: drawn from each method.
-    Raises InputError for other names, MissingError without matplotlib, and what training raises.
+    Raises InputError, before anything is trained, for other names, wrong settings and a run in `out` of other settings; MissingError
+    without matplotlib, and what training raises.
     """
     out, device, ours = Path(out), torch.device(device), ours or {}
     _check(methods, ours, points)
     given = {name: _given(name, folder, device) for name, folder in ours.items()}
-    config = override(preset("gaussians25"), {"iterations": iterations, "batch_size": batch_size, "seed": seed})
+    configs = _configs(out, methods, ours, {"iterations": iterations, "batch_size": batch_size, "seed": seed})
+    config = configs["T=4"]
     loader = open_loader(config, device)
     folder_for(out)
-    found, trained = {"data": Drawn(loader.dataset.items[:points].cpu())}, {}
-    rows = [_row("data", found["data"], seed, device)]
+    found, trained = {"data": Drawn(loader.dataset.items[:points].cpu(), seed)}, {}
+    rows = [_row("data", found["data"], device)]
     for name in methods:
         if name in BASELINES:
             found[name] = _baseline(name, config, loader, device, points, trained)
         else:
-            pipe, steps_made, training = given.get(name) or _trained(config, OURS[name], loader, out / name, device)
+            pipe, steps_made, training = given.get(name) or _trained(configs[name], loader, out / name, device)
             found[name] = _drawn(pipe, points, steps_made, training)
-        rows.append(_row(name, found[name], seed, device))
+        rows.append(_row(name, found[name], device))
         log.info("%s: %d modes, %.1f %% within 3 sigma", name, rows[-1]["modes"], 100 * rows[-1]["high_quality"])
         write_rows(out / "figure6.csv", rows, DECIMALS)  # what there is: the next one may take hours
         draw(out / "figure6.png", {name: drawn.points for name, drawn in found.items()}, rows)
@@ -104,8 +109,20 @@ def _check(methods, ours, points):
             raise InputError(f"model for {name!r}: models are given for those of {', '.join(OURS)} that are among the methods")
     if not methods or len(set(methods)) < len(methods) or points < 1:
         raise InputError(f"methods {', '.join(methods)}; points = {points}: give each method once, one or more, and 1 point or more")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingError('figure 6: matplotlib is not installed; pip install "ddgan_fast[plots]"')
+    new_figure()  # without matplotlib it raises
+
+
+def _configs(out, methods, ours, settings):
+    """{name: Config} of OURS. Raises InputError for wrong settings, and where `out` has a run that does not go on with them."""
+    try:
+        configs = {name: override(preset("gaussians25"), settings | {"steps": steps}) for name, steps in OURS.items()}
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    for name in set(OURS) & set(methods) - set(ours):
+        checkpoints = out / name / "checkpoints"
+        if checkpoints.is_dir() and (newest := newest_checkpoint(checkpoints)):
+            check_settings(newest, configs[name])
+    return configs
 
 
 def _baseline(name, config, loader, device, points, trained):
@@ -119,7 +136,7 @@ def _baseline(name, config, loader, device, points, trained):
     random, start = torch.Generator(device).manual_seed(SAMPLING + settings.seed), time.perf_counter()
     samples = baseline.sample(points, random, nfe).cpu()
     setting = f"{baseline.setting}, rate {settings.lr_g:g}"
-    return Drawn(samples, time.perf_counter() - start, nfe, settings.iterations, settings.batch_size, cost, setting)
+    return Drawn(samples, settings.seed, time.perf_counter() - start, nfe, settings.iterations, settings.batch_size, cost, setting)
 
 
 def _given(name, folder, device):
@@ -134,9 +151,8 @@ def _given(name, folder, device):
     return pipe, made, None
 
 
-def _trained(config, steps, loader, folder, device):
-    """(pipeline, iterations, Training or None where it went on from an earlier one) of the preset with T = steps; a run in `folder`."""
-    config = override(config, {"steps": steps})
+def _trained(config, loader, folder, device):
+    """(pipeline, iterations, Training or None where it went on from an earlier one); a run in `folder`."""
     with locked(folder):
         state = open_run(folder, config, {}, device, resume=(folder / "checkpoints").is_dir())
         before, start = state.step, time.perf_counter()
@@ -151,10 +167,10 @@ def _drawn(pipe, points, iterations, training):
     output, settings = pipe(num_images=points, output_type="pt", batch_size=points), pipe.config.train
     adam = f"Adam {settings.beta1:g}, {settings.beta2:g}, rates {settings.lr_g:g} and {settings.lr_d:g}"
     setting = f"R1 {settings.r1_gamma:g} every {settings.r1_every}, {adam}, EMA {settings.ema_decay:g}"
-    return Drawn(output.images.cpu(), output.seconds, output.nfe, iterations, settings.batch_size, training, setting)
+    return Drawn(output.images.cpu(), settings.seed, output.seconds, output.nfe, iterations, settings.batch_size, training, setting)
 
 
-def _row(name, drawn, seed, device):
+def _row(name, drawn, device):
     """The row of a method; None for what it has not."""
     found = score(drawn.points, modes25(), SIGMA / SCALE)
     training_seconds, ms_per_step = drawn.training or (None, None)
@@ -163,7 +179,7 @@ def _row(name, drawn, seed, device):
     return row | {
         "training_seconds": training_seconds,
         "seconds": drawn.seconds,
-        "seed": seed,
+        "seed": drawn.seed,
         "device": device_name(device),
         "setting": drawn.setting,
     }

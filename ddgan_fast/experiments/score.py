@@ -10,7 +10,7 @@ from ddgan_fast.data.idx import FASHION_MNIST, read_labelled
 from ddgan_fast.data.toy import SCALE, SIGMA, modes25
 from ddgan_fast.distributed import rank_and_world
 from ddgan_fast.environment import device_name
-from ddgan_fast.errors import InputError
+from ddgan_fast.errors import DataError, InputError
 from ddgan_fast.evaluation.classifier import cached_classifier, stacked_labels
 from ddgan_fast.evaluation.extractors import classifier_extractor, open_extractor
 from ddgan_fast.evaluation.metrics import modes_and_kl
@@ -38,7 +38,10 @@ def judges_of(extractor, weights=None, manifold_weights=None, device="cpu"):
 
 
 class Drawn:
-    """The samples of this rank's share of seeds 0 .. N - 1 as an iterable of batches; `seconds` is what drawing them took, warmed up."""
+    """The samples of this rank's share of seeds 0 .. N - 1 as an iterable of batches; `seconds` is what drawing them took, warmed up.
+
+    Raises DataError for what is NaN or infinite: as pixels it would be black, and score as a model that draws one image.
+    """
 
     def __init__(self, pipe, count, batch_size, watch=lambda count: None):
         """watch: told the number of samples of each batch."""
@@ -53,6 +56,8 @@ class Drawn:
             if samples.is_cuda:
                 torch.cuda.synchronize(samples.device)
             self.seconds += time.perf_counter() - start
+            if samples.is_floating_point() and not samples.isfinite().all():
+                raise DataError(f"samples: NaN or infinity in a batch of {len(samples)}; the model is broken, or its precision too low")
             yield samples
             self.watch(len(seeds))
             start = time.perf_counter()
@@ -77,6 +82,8 @@ def score_images(pipe, dataset, judges, cache, protocol="default", num_images=50
     if rank_and_world()[0]:
         return None
     row = {"data": dataset.name, "protocol": protocol, "images": num_images, "reference images": len(dataset)}
+    if judges.accuracy is not None:
+        row["classifier accuracy"] = judges.accuracy
     return row | scores(found, reference, judges) | _cost(pipe, drawn)
 
 
@@ -120,10 +127,10 @@ def score_stacked(pipe, dataset, classifier, record, num_images=STACKED_IMAGES, 
     return row | {"KL of real images": real_kl, "classifier accuracy": record["accuracy"]} | _cost(pipe, drawn)
 
 
-def classifier_judges(classifier, channels):
-    """Judges of the classifier's own features, for digits and clothes, which Inception does not know."""
+def classifier_judges(classifier, record, channels):
+    """Judges of the classifier's own features, for digits and clothes, which Inception does not know. record: as of `digits_of`."""
     network = classifier_extractor(classifier, channels)
-    return Judges(network, network)
+    return Judges(network, network, record["accuracy"])
 
 
 def score_points(pipe, num_points=POINTS, batch_size=POINTS):
@@ -147,5 +154,5 @@ def _cost(pipe, drawn):
     """What the samples cost: NFE, and seconds of drawing them on the first rank."""
     _, world = rank_and_world()
     where = device_name(pipe.device) + (f" x{world}" if world > 1 else "")
-    engine = f"{pipe.engine}, {pipe.precision or str(next(pipe.generator.parameters()).dtype).removeprefix('torch.')}"
+    engine = f"{pipe.runs}, {pipe.precision or str(next(pipe.generator.parameters()).dtype).removeprefix('torch.')}"
     return {"NFE": pipe.config.diffusion.steps, "seconds": drawn.seconds, "device": where, "engine": engine}

@@ -108,7 +108,7 @@ def _finish(run, config, device):
 
 
 def _row(name, config, seeds, found):
-    numbers = [key for key, value in found[0].items() if isinstance(value, float)]
+    numbers = [key for key, value in found[0].items() if isinstance(value, float) and not key.endswith(" std")]  # of IS, over its splits
     row = {"variant": name, "data": found[0]["data"], "iterations": config.train.iterations, "batch size": config.train.batch_size}
     row |= {
         "seeds": len(seeds),

@@ -1,14 +1,17 @@
 """Paper Tables 1, 3, 4 and 5 with our own rows above the published ones, each row marked with its source.
 
 `tableN(models, dataset, ..., out)` scores the models {label: DDGANPipeline}, all of one size and on one device, against a data set and
-writes `tableN.csv`, `tableN.md` and a grid of samples of each model into the folder `out`. It returns the rows {column: value} as the CSV
-has them, on every rank but the first None. Raises InputError where models are missing or do not go together, and what score.py raises.
+writes `tableN.csv`, `tableN.md` and a grid of samples of each model into the folder `out`, anew after each model. It returns the rows
+{column: value} as the CSV has them, on every rank but the first None. Raises InputError where models are missing or do not go together,
+and what score.py raises.
 
 A published number stands in the column of its name ("FID"); what another network made has its own column ("lite0-FID"), and a line of the
 Markdown says that the two do not compare. Seconds are those of 100 images everywhere, as the paper gives them.
 """
 
 import csv
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddgan_fast.environment import device_name
@@ -45,7 +48,12 @@ def table1(models, dataset, judges, cache, out, num_images=50_000, batch_size=10
     if clash := SAMPLERS.keys() & models.keys():
         raise InputError(f"model {min(clash)!r}: a sampler of this table has the name; give another label")
     device = _checked(models, out)
-    rows = _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch)
+    untrained = (
+        "`untrained`: the sampler of that name on the backbone of the first model without latent, with fresh weights, op by op. "
+        "It has a time and no quality; `evaluations timed` of its NFE were timed, and the rest follows from them."
+    )
+    sheet = _Sheet(1, "CIFAR-10", published.TABLE1, Path(out), lambda rows: [_conditions(rows), untrained])
+    rows = sheet.fill(models, lambda pipe: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch))
     if rows is None:
         return None
     batch = timed_batch or sampler_times.batch_of(next(iter(models.values())))
@@ -57,11 +65,7 @@ def table1(models, dataset, judges, cache, out, num_images=50_000, batch_size=10
         else:
             name = f"{name}, untrained"
             rows[name] = {"source": MEASURED, "model": name, "engine": "eager, float32"} | cost
-    note = (
-        "`untrained`: the sampler of that name on the backbone of the first model without latent, with fresh weights, op by op. "
-        "It has a time and no quality; `evaluations timed` of its NFE were timed, and the rest follows from them."
-    )
-    return _write(out, 1, "CIFAR-10", rows, published.TABLE1, [_conditions(rows), note], models)
+    return sheet.write(rows)
 
 
 def table3(models, dataset, classifier, record, digits, out, num_images=STACKED_IMAGES, batch_size=100, watch=silent):
@@ -72,29 +76,33 @@ def table3(models, dataset, classifier, record, digits, out, num_images=STACKED_
     """
     _checked(models, out)
     names = {} if digits == "MNIST" else {name: f"{digits}-{name}" for name in ("modes", "KL")}
-    rows = {}
-    for label, pipe in models.items():
-        found = score_stacked(pipe, dataset, classifier, record, num_images, batch_size, watch)
-        rows[label] = _row(label, {names.get(name, name): value for name, value in found.items()})
     note = (
         f"Measured: {num_images:,} images of stacked {digits}, whose classes our own classifier names, which is right about "
         f"{record['accuracy']:.2%} of the test images; real images beside them. KL is from all modes equally, as often as they are there."
     )
-    return _write(out, 3, "stacked MNIST", rows, published.TABLE3, [note], models)
+
+    def score(pipe):
+        found = score_stacked(pipe, dataset, classifier, record, num_images, batch_size, watch)
+        return {names.get(name, name): value for name, value in found.items()}
+
+    sheet = _Sheet(3, "stacked MNIST", published.TABLE3, Path(out), lambda rows: [note])
+    return sheet.write(sheet.fill(models, score))
 
 
 def table4(models, dataset, judges, cache, out, num_images=30_000, batch_size=100, protocol="default", watch=silent):
     """CelebA-HQ at 256x256. Arguments as `table1`; the time is that of drawing the images which are scored."""
     _checked(models, out)
-    rows = _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch)
-    return rows and _write(out, 4, "CelebA-HQ 256", rows, published.TABLE4, [_conditions(rows)], models)
+    sheet = _Sheet(4, "CelebA-HQ 256", published.TABLE4, Path(out), lambda rows: [_conditions(rows)])
+    rows = sheet.fill(models, lambda pipe: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch))
+    return rows and sheet.write(rows)
 
 
 def table5(models, dataset, judges, cache, out, num_images=50_000, batch_size=100, protocol="default", watch=silent):
     """LSUN Church at 256x256. Arguments as `table4`."""
     _checked(models, out)
-    rows = _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch)
-    return rows and _write(out, 5, "LSUN Church 256", rows, published.TABLE5, [_conditions(rows)], models)
+    sheet = _Sheet(5, "LSUN Church 256", published.TABLE5, Path(out), lambda rows: [_conditions(rows)])
+    rows = sheet.fill(models, lambda pipe: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch))
+    return rows and sheet.write(rows)
 
 
 def read_rows(path):
@@ -121,19 +129,6 @@ def _checked(models, out):
     return device
 
 
-def _scored(models, dataset, judges, cache, protocol, num_images, batch_size, watch):
-    """{label: measured row}, None on every rank but the first."""
-    found = {label: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch) for label, pipe in models.items()}
-    return None if None in found.values() else {label: _row(label, row) for label, row in found.items()}
-
-
-def _row(label, found):
-    """A row of score.py as one of a table."""
-    row = {"source": MEASURED, "model": label} | {RENAMED.get(name, name): value for name, value in found.items()}
-    row[SECONDS] = 100 * row.pop("seconds") / row["images"]
-    return row
-
-
 def _quoted(rows):
     """Published rows as rows of a table; those of a table without times say nothing of a GPU."""
     source = PAPER_TIMES if any(row.seconds for row in rows) else PAPER
@@ -148,26 +143,53 @@ def _conditions(rows):
     return f"Measured: {against}, {PROTOCOLS[row['protocol']].words}, on {row['device']}."
 
 
-def _write(out, number, data, rows, quoted, notes, models):
-    """Write the files of a table; its rows, all with the same columns."""
-    rows = [*rows.values(), *_quoted(quoted)]
-    there = [name for row in rows for name, value in row.items() if value is not None]
-    columns = [name for name in dict.fromkeys([*FIRST, *there]) if name in there and name not in LAST]
-    columns += [name for name in LAST if name in there]
-    rows = [{name: row.get(name) for name in columns} for row in rows]
-    notes = [*notes, f"Published: {data}, quoted from Table {number} of the paper."]
-    if others := [name for name in columns if name.endswith(OTHERS)]:
-        notes.append(
-            f"{', '.join(others)}: made by another network or code, or of other data, than the published numbers; they do not compare."
-        )
-    out = Path(out)
-    write_rows(out / f"table{number}.csv", rows)
-    pictures = {label: f"table{number}-{place}.png" for place, label in enumerate(models, 1)}
-    with whole_file(out / f"table{number}.md") as path:
-        path.write_text(_markdown(f"Table {number}: {data}", columns, rows, notes, pictures), encoding="utf-8")
-    for label, pipe in models.items():
-        draw_grid(pipe, range(SAMPLES if pipe.config.model.resolution <= 64 else SAMPLES_256), out / pictures[label], SAMPLES_256)
-    return rows
+@dataclass
+class _Sheet:
+    """The files of a table in `out`: our rows above the published ones, `quoted`, and what notes(rows) says below them.
+
+    pictures: {label: name of the grid of samples beside the table}.
+    """
+
+    number: int
+    data: str
+    quoted: list
+    out: Path
+    notes: Callable
+    pictures: dict = field(default_factory=dict)
+
+    def fill(self, models, score):
+        """{label: row} of what score(pipe) says of each model, and the files after each; None on every rank but the first."""
+        rows = {}
+        for place, (label, pipe) in enumerate(models.items(), 1):
+            found = score(pipe)
+            if found is None:
+                continue
+            rows[label] = {"source": MEASURED, "model": label} | {RENAMED.get(name, name): value for name, value in found.items()}
+            rows[label][SECONDS] = 100 * rows[label].pop("seconds") / found["images"]
+            self.pictures[label] = f"table{self.number}-{place}.png"
+            draw_grid(
+                pipe, range(SAMPLES if pipe.config.model.resolution <= 64 else SAMPLES_256), self.out / self.pictures[label], SAMPLES_256
+            )
+            self.write(rows)  # what there is: the next one may take hours
+        return rows or None
+
+    def write(self, rows):
+        """Write the files; the rows as the CSV has them, all with the same columns."""
+        notes, rows = self.notes(rows), [*rows.values(), *_quoted(self.quoted)]
+        there = [name for row in rows for name, value in row.items() if value is not None]
+        columns = [name for name in dict.fromkeys([*FIRST, *there]) if name in there and name not in LAST]
+        columns += [name for name in LAST if name in there]
+        rows = [{name: row.get(name) for name in columns} for row in rows]
+        notes = [*notes, f"Published: {self.data}, quoted from Table {self.number} of the paper."]
+        if others := [name for name in columns if name.endswith(OTHERS)]:
+            notes.append(
+                f"{', '.join(others)}: made by another network or code, or of other data, than the published numbers; they do not compare."
+            )
+        write_rows(self.out / f"table{self.number}.csv", rows)
+        with whole_file(self.out / f"table{self.number}.md") as path:
+            text = _markdown(f"Table {self.number}: {self.data}", columns, rows, notes, self.pictures)
+            path.write_text(text, encoding="utf-8")
+        return rows
 
 
 def _markdown(title, columns, rows, notes, pictures):

@@ -15,7 +15,10 @@ MOST_T = 1000  # numbers of a list, which are by t
 
 @dataclass
 class Metrics:
-    """What metrics.jsonl says: curves {name: [N, 2] of step and value}, N up to MOST_POINTS, and a few numbers over all lines."""
+    """What metrics.jsonl says: curves {name: [N, 2] of step and value}, N up to MOST_POINTS, and a few numbers over all lines.
+
+    Counts of a file of more than MOST_LINES are estimates.
+    """
 
     curves: dict = field(default_factory=dict)
     lines: int = 0
@@ -62,6 +65,7 @@ def read_metrics(path, names):
         return found
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    found.unreadable, found.not_finite, found.skipped = (every * n for n in (found.unreadable, found.not_finite, found.skipped))
     for name, sums in bins.items():
         found.curves[name] = np.array([(steps / count, values / count) for steps, values, count in sums.values()])
     return found

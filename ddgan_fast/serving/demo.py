@@ -14,7 +14,6 @@ from ddgan_fast.errors import InputError
 from ddgan_fast.noise import MAX_SEED
 from ddgan_fast.pictures import to_uint8
 from ddgan_fast.sampling.edit import steps_of
-from ddgan_fast.sampling.engine import choose
 from ddgan_fast.sampling.film import film
 from ddgan_fast.serving import canvas, tiles
 
@@ -131,14 +130,13 @@ def about(pipe, name, facts, card=""):
     """Markdown about a model: its numbers here, and its card without the head of settings."""
     model, device = pipe.config.model, pipe.device
     count = sum(parameter.numel() for parameter in pipe.generator.parameters())
-    engine = choose(device)[0] if (pipe.engine, pipe.engine_file) == ("auto", None) else pipe.engine
     rows = {
         "Images": f"{model.resolution} x {model.resolution}, {'gray' if model.image_channels == 1 else 'RGB'}",
         "Parameters": f"{count:,}",
         "Network evaluations per image (NFE)": pipe.config.diffusion.steps,
         "Time per image": f"{facts.ms_per_image:.3g} ms, measured at the start of this page, {facts.timed_images} at once",
         "Device": f"{device}" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
-        "Engine": f"{engine}, {pipe.precision or 'fp32'}{'' if pipe.engine_file is None else ' (from a file)'}",
+        "Engine": f"{pipe.runs}, {pipe.precision or 'fp32'}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)

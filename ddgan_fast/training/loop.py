@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ddgan_fast.checkpoint.folder import prune, verify, write_json
 from ddgan_fast.distributed import sum_over_ranks
-from ddgan_fast.errors import CheckpointError, DataError, NonFiniteError, ResourceError, StoppedError
+from ddgan_fast.errors import CheckpointError, DataError, NonFiniteError, ResourceError, StoppedError, WorkerError
 from ddgan_fast.pictures import picture_of, write_png
 from ddgan_fast.training.records import Records, peak_memory_mb
 from ddgan_fast.training.trainer import Trainer
@@ -45,7 +45,8 @@ def train(state, loader, out):
 
     loader: has `batches(start)` (an endless iterator of this rank's share [B, ...] from step `start` on), `steps_per_epoch`, and
     `indices(step)`, the items of a step.
-    Raises StoppedError after SIGINT or SIGTERM and, on the first rank, DataError for a bad image, both once a checkpoint is saved;
+    Raises StoppedError after SIGINT or SIGTERM and, on the first rank, DataError for a bad image and WorkerError for a process of the
+    loader that died, all once a checkpoint is saved;
     NonFiniteError for a NaN (which has not reached the weights); ResourceError when checkpoints cannot be written, or memory runs out.
     """
     settings, run = state.config.train, Run(state, loader, Path(out))
@@ -55,7 +56,7 @@ def train(state, loader, out):
             while state.step < settings.iterations and not stopping:
                 stopping = run.step(stop=bool(stopped))
             run.finish(picture=not stopping)
-        except DataError:
+        except (DataError, WorkerError):
             run.save(last=True)
             raise
         except RuntimeError as error:
@@ -202,8 +203,9 @@ class Run:
         if not self.leads or self.saved == self.state.step:
             return
         try:
-            verify(self.state.save(self.out / "checkpoints"))
-            prune(self.out / "checkpoints", self.settings.keep)
+            saved = self.state.save(self.out / "checkpoints")
+            verify(saved)
+            prune(saved, self.settings.keep)
         except (ResourceError, CheckpointError, OSError) as error:
             self.failed_saves += 1
             if last or self.failed_saves == SAVE_TRIES:

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from ddgan_fast.config import to_dict
-from ddgan_fast.distributed import rank_and_world
+from ddgan_fast.distributed import rank_and_world, sum_over_ranks
 from ddgan_fast.models import build_discriminator, build_generator
 from ddgan_fast.precision import PRECISIONS
 from ddgan_fast.training.losses import d_loss, g_loss
@@ -15,7 +15,7 @@ from ddgan_fast.training.records import peak_memory_mb
 from ddgan_fast.training.state import TrainState
 from ddgan_fast.training.trainer import D_HALF, G_HALF, Trainer, draw, part_size, step_words
 
-PROBE_STEPS, PROBE_SECONDS, WARM_UP = 20, 60.0, 5
+PROBE_STEPS, PROBE_SECONDS, WARM_UP = 20, 60.0, 3
 COPIES = 5, 4  # of the weights of G and D: themselves, gradients, two moments, and G's average
 MB = 2**20
 
@@ -84,16 +84,21 @@ def activation_bytes(config, networks, size):
 
 
 def probe(config, loader, device):
-    """(mean seconds of a training step, how many were timed): of 20 steps behind 5 others, or of those that a minute holds."""
+    """(mean seconds of a training step, how many were timed): of 20 steps behind others, or of those that a minute holds, one at least."""
     state = TrainState(config, device)
     trainer, batches = Trainer(state, loader.steps_per_epoch), loader.batches()
-    begin = time.perf_counter()
-    while state.step < WARM_UP and time.perf_counter() - begin < PROBE_SECONDS / 4:
-        trainer.step(next(batches))
-    trainer.metrics()  # waits for the device
-    first, start = state.step, time.perf_counter()
-    while state.step - first < PROBE_STEPS and time.perf_counter() - begin < PROBE_SECONDS:
-        trainer.step(next(batches))
-    trainer.metrics()
-    done = state.step - first
-    return ((time.perf_counter() - start) / done, done) if done else (start - begin, state.step)
+
+    def seconds_of(steps):
+        start = time.perf_counter()
+        for _ in range(steps):
+            trainer.step(next(batches))
+        trainer.metrics()  # waits for the device
+        return time.perf_counter() - start
+
+    seconds_of(1)  # kernels are compiled
+    once = torch.tensor(seconds_of(1), device=device)
+    sum_over_ranks(once)
+    once = once.item() / trainer.world  # the same on all ranks, which must make the same steps
+    seconds_of(min(WARM_UP, int(PROBE_SECONDS / 4 / once)))
+    steps = max(1, min(PROBE_STEPS, int(PROBE_SECONDS / once)))
+    return seconds_of(steps) / steps, steps

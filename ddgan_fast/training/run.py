@@ -20,9 +20,10 @@ from ddgan_fast.training.state import TrainState
 from ddgan_fast.training.trainer import check
 
 log = logging.getLogger(__name__)
-# on resume, without another result
+# on resume, without --allow-inexact
 CHANGEABLE = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep", "on_nan", "checkpoint_activations"}
 CHANGEABLE |= {"data", "workers", "on_bad_image"}
+TOLD = "data", "iterations"  # of those: the same set may lie elsewhere, and a run be prolonged, which stretches the decay of its rates
 LOCK = ".lock"
 
 
@@ -118,19 +119,22 @@ def continued(out, config, device="cpu", allow_inexact=False):
     if path is None:
         log.warning("%s: no checkpoint yet; beginning from step 0", checkpoints)
         return TrainState(config, device)
-    where = path / "state.json"
-    saved = read_json(where)
-    world, before = rank_and_world()[1], saved.get("world", 1)
-    _check_settings(path, config, read_config(saved.get("config"), where), allow_inexact, [("ranks", before, world)] * (before != world))
+    check_settings(path, config, allow_inexact)
     state = TrainState.load(path, device, config)
     log.warning("resumed from %s", path.name)
     return state
 
 
-def _check_settings(path, config, old, allow_inexact, changed):
-    """Raises InputError where settings differ from those of the run, named as old -> new; changed: [(name, old, new)] found before."""
+def check_settings(path, config, allow_inexact=False):
+    """Raise InputError where the number of ranks, or settings, differ from those of a checkpoint: its run cannot go on with `config`."""
+    where = path / "state.json"
+    saved = read_json(where)
+    old, world, before = read_config(saved.get("config"), where), rank_and_world()[1], saved.get("world", 1)
     now, then = to_dict(config), to_dict(old)
-    changed = changed + [(name, then[name], now[name]) for name in then if now[name] != then[name] and name not in CHANGEABLE]
+    changed = [("ranks", before, world)] * (before != world)
+    changed += [(name, then[name], now[name]) for name in then if now[name] != then[name] and name not in CHANGEABLE]
+    if told := [f"{name}: {then[name]} -> {now[name]}" for name in TOLD if now[name] != then[name]]:
+        log.warning("%s goes on with %s", path.name, "; ".join(told))
     if not changed:
         return
     differences = "; ".join(f"{name}: {before} -> {after}" for name, before, after in changed)

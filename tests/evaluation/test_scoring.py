@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddgan_fast.errors import DataError, InputError
+from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.metrics import Statistics, frechet_distance, inception_score, precision_recall
 from ddgan_fast.evaluation.reference import reference_features
 from ddgan_fast.evaluation.scoring import PROTOCOLS, Judges, collect, scores, through_jpeg
@@ -86,13 +86,8 @@ def test_the_paper_protocol_sees_jpeg_as_pillow_writes_it(tmp_path):
     assert not torch.equal(plain, paper)
 
 
-def test_pixels_that_are_no_numbers_are_refused():
+def test_no_images_are_refused():
     judge = Pixels()
-    for bad in (float("nan"), float("inf")):
-        samples = torch.zeros(4, 3, 8, 8)
-        samples[2, 1, 3, 3] = bad
-        with pytest.raises(DataError, match="NaN or infinite pixels in a batch of 4"):
-            collect([samples], Judges(judge, judge), 4)
     with pytest.raises(InputError, match="no images"):
         collect([], Judges(judge, judge), 4)
 

@@ -2,9 +2,9 @@
 
 import csv
 import dataclasses
-import importlib.util
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -142,7 +142,7 @@ def saved_model(path, **changes):
 
 
 def test_figure_of_short_trainings(tmp_path):
-    given = {"T=1": saved_model(tmp_path / "given", steps=1, iterations=1234, batch_size=128, channels=8)}
+    given = {"T=1": saved_model(tmp_path / "given", steps=1, iterations=1234, batch_size=128, channels=8, seed=7)}
     methods = ("GAN", "WGAN-GP", "DDPM-100", "DDPM-500", "T=4", "T=1")
     rows = figure6.run(tmp_path / "out", iterations=2, batch_size=16, methods=methods, seed=3, ours=given, points=20)
     lines = (tmp_path / "out/figure6.csv").read_text().splitlines()
@@ -155,10 +155,12 @@ def test_figure_of_short_trainings(tmp_path):
     assert all((row["iterations"], row["batch_size"]) == ("2", "16") for row in (gan, wgan, ddpm100, ddpm500, four))
     assert all(float(row["ms_per_step"]) > 0 and float(row["training_seconds"]) > 0 for row in (gan, wgan, ddpm100, four))
     assert ddpm100["training_seconds"] == ddpm500["training_seconds"]  # one network
-    assert (one["iterations"], one["batch_size"], one["ms_per_step"]) == ("1234", "128", "")
+    assert (one["iterations"], one["batch_size"], one["ms_per_step"], one["seed"]) == ("1234", "128", "", "7")
     assert "5 critic steps" in wgan["setting"] and "1000 steps" in ddpm100["setting"] and "R1 0.1 every 1" in four["setting"]
     with Image.open(tmp_path / "out/figure6.png") as picture:
         assert picture.size == (round(7 * 2.4 * 120), round(2.95 * 120))
+    with pytest.raises(InputError, match="other settings: batch_size: 16 -> 32"):  # before the baselines are trained
+        figure6.run(tmp_path / "out", iterations=10**9, batch_size=32, seed=3, points=20)
     run_of_four = {"T=4": tmp_path / "out/T=4"}
     (_, again) = figure6.run(tmp_path / "again", methods=("T=4",), seed=3, ours=run_of_four, points=20)
     assert (again["iterations"], again["batch_size"], again["modes"]) == (2, 16, rows[5]["modes"])
@@ -171,6 +173,8 @@ def test_figure_of_short_trainings(tmp_path):
         ({"methods": ("GAN", "GAN")}, "give each method once"),
         ({"methods": ()}, "give each method once, one or more"),
         ({"points": 0}, "points = 0: .* 1 point or more"),
+        ({"iterations": 0}, "iterations = 0: it must be 1 or more"),
+        ({"seed": 2**32}, "seed = 4294967296"),
         ({"ours": {"GAN": "model"}}, "model for 'GAN': models are given for those of T=4, T=1"),
         ({"methods": ("GAN",), "ours": {"T=4": "model"}}, "that are among the methods"),
     ],
@@ -188,8 +192,8 @@ def test_refuses_a_model_with_other_steps(tmp_path):
 
 
 def test_without_matplotlib_nothing_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingError, match=r'matplotlib is not installed; pip install "ddgan_fast\[plots\]"'):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingError, match=r'pip install "ddgan_fast\[plots\]"'):
         figure6.run(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

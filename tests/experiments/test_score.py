@@ -1,6 +1,8 @@
 """`ddgan eval` and what it calls: rows of scores, from tiny models on small sets."""
 
 import json
+import re
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from ddgan_fast.cli import main
 from ddgan_fast.data.datasets import open_dataset
-from ddgan_fast.errors import InputError
+from ddgan_fast.errors import DataError, InputError
 from ddgan_fast.evaluation.scoring import Judges
 from ddgan_fast.experiments import score
 from ddgan_fast.experiments.score import judges_of, score_images, score_points, score_stacked
@@ -45,10 +47,35 @@ def test_a_set_against_itself_has_no_distance(judges, make, tmp_path):
     dataset = open_dataset("digits", make().config.model)
     pipe = SimpleNamespace(
         batches=lambda seeds, size: iter([(seeds, dataset.__getitems__(list(seeds)).permute(0, 2, 3, 1))]),
-        config=make().config, device=torch.device("cpu"), engine="none", precision="fp32",
+        config=make().config, device=torch.device("cpu"), runs="none", precision="fp32",
     )  # fmt: skip
     row = score_images(pipe, dataset, judges, tmp_path, num_images=1797)
     assert abs(row["corner-FID"]) < 1e-6 and row["corner-precision"] == row["corner-recall"] == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_samples_that_are_no_numbers_are_refused(make, judges, tmp_path, bad):
+    def broken(name, **changes):
+        pipe = make(name, **changes)
+        for parameter in pipe.generator.parameters():
+            parameter.fill_(bad)
+        return pipe
+
+    refused = partial(pytest.raises, DataError, match="NaN or infinity in a batch of 10; the model is broken")
+    pipe = broken("tiny")
+    with refused():
+        score_images(pipe, open_dataset("digits", pipe.config.model), judges, tmp_path, num_images=10)
+    with refused():
+        score_points(broken("gaussians25", channels=8), 10)
+    with refused():
+        score_stacked(broken("tiny", image_channels=3), [], None, {}, 10)
+
+
+def test_a_row_says_what_ran(make, judges, tmp_path):
+    pipe = make().compile("auto", "bf16")
+    dataset = open_dataset("digits", pipe.config.model)
+    assert score_images(pipe, dataset, judges, tmp_path, num_images=10)["engine"] == "folded, bf16"
+    assert make("gaussians25").compile().runs == "eager"
 
 
 def test_too_few_images_are_refused_before_any_work(make, judges, tmp_path):
@@ -87,7 +114,7 @@ def test_points_that_are_the_data_are_of_high_quality(make):
         batches=lambda seeds, size: iter([(seeds, points[: len(seeds)])]),
         config=config,
         device=torch.device("cpu"),
-        engine="none",
+        runs="none",
         precision="fp32",
     )
     row = score_points(pipe)
@@ -120,7 +147,7 @@ def test_modes_of_real_stacked_digits_are_their_labels(bars, make, tmp_path):
     assert digits == bars.name
     pipe = SimpleNamespace(
         batches=lambda seeds, size: iter([(seeds, dataset.__getitems__(list(seeds)).permute(0, 2, 3, 1))]),
-        config=config, device=torch.device("cpu"), engine="none", precision="fp32",
+        config=config, device=torch.device("cpu"), runs="none", precision="fp32",
     )  # fmt: skip
     row = score_stacked(pipe, dataset, classifier, record, num_images=500)
     assert row["modes"] == row["modes of real images"] == len(set(dataset.labels[:500].tolist()))
@@ -132,6 +159,7 @@ def test_the_classifier_as_extractor_names_its_numbers(stacked_model, bars, tmp_
     code, out, err = evaluated(capsys, *words)
     assert code == 0, err
     assert "classifier-FID" in out and "classifier-recall" in out and "\nFID" not in out
+    assert 0.95 < float(re.search(r"^classifier accuracy +(\S+)$", out, re.M)[1]) <= 1
 
 
 def test_wrong_words(stacked_model, bars, tmp_path, capsys, monkeypatch):

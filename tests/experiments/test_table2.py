@@ -19,7 +19,8 @@ class Corner:
     name, dim, identity, metric_prefix = "corner", 4, "corner", "corner-"
 
     def __call__(self, images):
-        return SimpleNamespace(features=images[:, 0, 3:5, 3:5].flatten(1).float(), probabilities=None)
+        features = images[:, 0, 3:5, 3:5].flatten(1).float()
+        return SimpleNamespace(features=features, probabilities=(features / 16).softmax(dim=1))
 
 
 BASE = override(
@@ -51,6 +52,7 @@ def test_variants_are_trained_and_scored(make_table, tmp_path, monkeypatch):
         ("T = 4", 4, 3.75), ("T = 1", 1, 14.6), ("Noise generation", 4, 8.04), ("One-shot w/ aug", 1, 13.2),
     ]  # fmt: skip
     assert len({row["corner-FID"] for row in rows}) == 4
+    assert all(row["corner-IS"] > 1 and row["corner-IS std"] > 0 and "corner-IS std std" not in row for row in rows)
     assert all(row["corner-FID std"] > 0 and row["seeds"] == 2 and row["iterations"] == 4 for row in rows)
     with open(tmp_path / "table/table2.csv", newline="", encoding="utf-8") as file:
         written = list(csv.DictReader(file))

@@ -194,6 +194,17 @@ def test_models_that_do_not_go_together_are_refused(make, tmp_path):
         table1({"a": make()}, Noise(), judges_of(""), tmp_path, tmp_path, 3)
 
 
+def test_what_was_scored_before_an_error_is_kept(make, tmp_path):
+    good, bad = make(), make()
+    for parameter in bad.generator.parameters():
+        parameter.fill_(float("nan"))
+    with pytest.raises(DataError, match="NaN or infinity"):
+        table4({"good": good, "bad": bad}, Noise(), judges_of(""), tmp_path, tmp_path / "out", 24)
+    mine, paper = read_rows(tmp_path / "out/table4.csv")[:2]
+    assert (mine["model"], paper["source"]) == ("good", "paper") and mine["FID"] > 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table4-1.png", "table4.csv", "table4.md"}
+
+
 def test_other_ranks_write_nothing(make, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "score_images", lambda *args: None)
     for table in (table1, table4, table5):
