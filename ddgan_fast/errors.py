@@ -47,10 +47,6 @@ class ResourceError(DDGANError):
     exit_code = 6
 
 
-class WorkerError(ResourceError):
-    """A process that decodes images died."""
-
-
 class NonFiniteError(DDGANError):
     """Training met a NaN or an infinity."""
 

@@ -35,6 +35,8 @@ def test_presets_round_trip(name, tmp_path):
         ({"prediction": "x1"}, "'x0' or 'x_t' or 'noise'"), ({"prediction": "noise"}, "tanh = True: it must be false with prediction = 'noise'"),
         ({"prediction": "x_t"}, "tanh = True"), ({"augment_steps": 4}, "steps = 4: it must be 1 with augment_steps = 4"), ({"augment_steps": -1}, "0 to 1000"),
         ({"augment_steps": 4, "steps": 1, "prediction": "noise", "tanh": False}, "prediction = 'noise': it must be 'x0'"),
+        ({"lr_g": 10**400}, "finite"), ({"channels": 4 * 10**18}, "1 to 65,536"), ({"blocks": 10**9}, "1 to 64"), ({"mapping_layers": 10**9}, "0 to 64"),
+        ({"channel_mult": [1] * 13}, "up to 12 whole numbers"),
         ({"beta_max": 0.05}, "beta_min"), ({"epsilon": 1}, "epsilon"), ({"time_dim": 2}, "time_dim"), ({"ema_decay": 1}, "ema_decay"),
     ],
 )  # fmt: skip
@@ -65,6 +67,12 @@ def test_yaml_settings_are_judged_together(tmp_path):
     (tmp_path / "run.yaml").write_text("resolution: 30\n")
     with pytest.raises(InputError, match="run.yaml: resolution = 30"):
         read_yaml(tmp_path / "run.yaml", preset("cifar10"))
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1.e-4", "1.0e-4", "0.0001"])
+def test_yaml_numbers_may_be_written_as_everywhere(tmp_path, text):
+    (tmp_path / "run.yaml").write_text(f"lr_g: {text}\n")
+    assert read_yaml(tmp_path / "run.yaml", Config()).train.lr_g == 1e-4
 
 
 def test_yaml_that_is_missing_binary_or_huge(tmp_path):

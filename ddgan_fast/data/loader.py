@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from ddgan_fast.data.images import InMemory
 from ddgan_fast.data.order import Order
-from ddgan_fast.errors import DDGANError, ResourceError, WorkerError
+from ddgan_fast.errors import DDGANError, ResourceError
 
 log = logging.getLogger(__name__)
 SHARED_MEMORY = "/dev/shm"
@@ -68,16 +68,10 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or DataLoader draws from the global one
         )
-        try:
-            for batch, coins in on_device(self._with_coins(fetched, start), self.device):
-                if isinstance(batch, DDGANError):
-                    raise batch
-                yield prepared(batch, coins)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            text = "a worker process was killed; give fewer --workers, or more memory (a container: more --shm-size)"
-            raise WorkerError(f"data: {text}: {str(error).splitlines()[0]}") from error
+        for batch, coins in on_device(self._with_coins(fetched, start), self.device):
+            if isinstance(batch, DDGANError):
+                raise batch
+            yield prepared(batch, coins)
 
     def _with_coins(self, batches, start):
         for step, batch in enumerate(batches, start):

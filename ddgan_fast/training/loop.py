@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ddgan_fast.checkpoint.folder import prune, verify, write_json
 from ddgan_fast.distributed import sum_over_ranks
-from ddgan_fast.errors import CheckpointError, DataError, NonFiniteError, ResourceError, StoppedError, WorkerError
+from ddgan_fast.errors import CheckpointError, DataError, NonFiniteError, ResourceError, StoppedError
 from ddgan_fast.pictures import picture_of, write_png
 from ddgan_fast.training.records import Records, peak_memory_mb
 from ddgan_fast.training.trainer import Trainer
@@ -45,8 +45,7 @@ def train(state, loader, out):
 
     loader: has `batches(start)` (an endless iterator of this rank's share [B, ...] from step `start` on), `steps_per_epoch`, and
     `indices(step)`, the items of a step.
-    Raises StoppedError after SIGINT or SIGTERM and, on the first rank, DataError for a bad image and WorkerError for a process of the
-    loader that died, all once a checkpoint is saved;
+    Raises StoppedError after SIGINT or SIGTERM and, on the first rank, DataError for a bad image, both once a checkpoint is saved;
     NonFiniteError for a NaN (which has not reached the weights); ResourceError when checkpoints cannot be written, or memory runs out.
     """
     settings, run = state.config.train, Run(state, loader, Path(out))
@@ -56,12 +55,15 @@ def train(state, loader, out):
             while state.step < settings.iterations and not stopping:
                 stopping = run.step(stop=bool(stopped))
             run.finish(picture=not stopping)
-        except (DataError, WorkerError):
+        except DataError:
             run.save(last=True)
             raise
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise ResourceError(_out_of_memory(error, run)) from error
+            if "DataLoader worker" in str(error):  # raised by a signal, maybe within a step: what it left is not saved
+                text = f"{str(error).splitlines()[0]} Continue from the last checkpoint with --resume and fewer --workers"
+                raise ResourceError(f"step {state.step}: {text}, or with more memory (a container: more --shm-size)") from error
             raise
     if stopping and state.step < settings.iterations:
         number = stopped[0] if stopped else signal.SIGTERM

@@ -26,6 +26,17 @@ def test_weights_give_the_reference_output(golden, assert_near, tmp_path, file, 
     assert_near(generator(g["in/x"], g["in/t"], g["in/z"]), g[f"out/{expected}"], 2e-5)
 
 
+def test_what_the_training_script_adds_to_its_own_options_is_not_read(golden, tmp_path, caplog):
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(CONTENT, weights_only=True)
+    content["args"].world_size = 8
+    torch.save(content, tmp_path / "content.pth")
+    assert convert(tmp_path / "content.pth")[1] == convert(CONTENT)[1]
+    assert "content.pth: world_size in its options: not read" in caplog.text
+    with pytest.raises(InputError, match="unknown option 'world_size'"):
+        convert(NET_G, options=golden("L_checkpoint_expected").config | {"world_size": 8})
+
+
 def test_discriminator_of_content(golden, assert_near):
     g = golden("L_checkpoint_expected")
     with torch.serialization.safe_globals([argparse.Namespace]):

@@ -103,6 +103,32 @@ def test_a_save_that_fails_is_tried_again_and_nothing_is_pruned_before(tmp_path,
     assert caplog.text.count("NOT SAVED") == 2 and "(2 of 3 tries failed)" in caplog.text
 
 
+def test_after_a_fall_back_the_checkpoint_just_saved_is_kept(tmp_path):
+    settings = config(checkpoint_every=2, keep=2, iterations=4)
+    loop.train(open_run(tmp_path, settings, {}), open_loader(settings, "cpu"), tmp_path)
+    (tmp_path / "checkpoints/checkpoint-00000004/ema.safetensors").write_bytes(b"bad sector")
+    settings = override(settings, {"iterations": 3, "keep": 1})
+    loop.train(open_run(tmp_path, settings, {}, resume=True), open_loader(settings, "cpu"), tmp_path)
+    assert newest_checkpoint(tmp_path / "checkpoints").name == "checkpoint-00000003"
+    assert not (tmp_path / "checkpoints/checkpoint-00000002").exists()
+
+
+def test_a_killed_process_of_the_loader_ends_the_run_with_the_way_out(tmp_path, monkeypatch):
+    def killed(run, stop=False):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that ...")
+
+    monkeypatch.setattr(loop.Run, "step", killed)
+    with pytest.raises(ResourceError, match=r"step 0: DataLoader worker \(pid 12\) is killed.*--resume and fewer --workers.*--shm-size"):
+        loop.train(open_run(tmp_path, config(), {}), open_loader(config(), "cpu"), tmp_path)
+
+
+def test_what_a_resumed_run_changes_is_told(tmp_path, caplog):
+    settings = config(iterations=2)
+    loop.train(open_run(tmp_path, settings, {}), open_loader(settings, "cpu"), tmp_path)
+    open_run(tmp_path, override(settings, {"iterations": 4, "log_every": 9}), {}, resume=True)
+    assert "checkpoint-00000002 goes on with iterations: 2 -> 4\n" in caplog.text
+
+
 def test_a_disk_that_becomes_read_only_hides_no_error(tmp_path, monkeypatch):
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -76,15 +76,17 @@ def test_bytes_between_ranks_of_the_cifar10_networks():
     assert 4 * (count + 3 + 2 * 4 + 2) <= 250e6
 
 
-@pytest.mark.parametrize("case", ["dies", "hangs"])
+@pytest.mark.parametrize("case", ["dies", "breaks", "hangs"])
 def test_the_others_end_with_the_number_of_a_lost_rank(tmp_path, case):
     ranks = start_ranks(SCRIPT, case, tmp_path)
     begin = time.monotonic()
     errors = ranks[0].communicate(timeout=60)[1]
     assert ranks[0].returncode == 1 and "rank 1 of 2 died or hangs" in errors and "--resume" in errors, errors
     assert time.monotonic() - begin < 50
-    ranks[1].kill()
-    ranks[1].wait()
+    if case != "breaks":
+        ranks[1].kill()
+    errors = ranks[1].communicate(timeout=60)[1]
+    assert ("RuntimeError: inconsistent tensor size" in errors) == (case == "breaks") and "died" not in errors
 
 
 def test_two_ranks_resume_exactly_and_one_may_not(tmp_path, same_checkpoint):

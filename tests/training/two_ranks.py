@@ -64,6 +64,14 @@ def dies(out):
     train(settings(), 2)
 
 
+def breaks(out):
+    """The second rank meets an error of its own, which torch raises as RuntimeError too."""
+    train(settings(), 2)
+    if distributed.rank_and_world()[0] == 1:
+        torch.zeros(2) @ torch.zeros(3)
+    train(settings(), 2)
+
+
 def hangs(out):
     """The second rank stops answering."""
     rank, _ = distributed.rank_and_world()
@@ -78,6 +86,6 @@ if __name__ == "__main__":
     patience = 4 if sys.argv[1] == "hangs" else 60
     try:
         with distributed.together(torch.device("cpu"), patience):
-            {"equal": equal, "dies": dies, "hangs": hangs}[sys.argv[1]](Path(sys.argv[2]))
+            {"equal": equal, "dies": dies, "breaks": breaks, "hangs": hangs}[sys.argv[1]](Path(sys.argv[2]))
     except distributed.ResourceError as error:
         sys.exit(str(error))
