@@ -161,7 +161,7 @@ class Table2(Scoring):
 
 @dataclass(frozen=True, kw_only=True)
 class Figure6:
-    """Train a vanilla GAN, WGAN-GP, DDPM and DDGAN on the 25 Gaussians, score and draw them."""
+    """Train a vanilla GAN, WGAN-GP, DDPM and DDGAN on the 25 Gaussians, score and draw them; goes on where it was stopped."""
 
     ITEM: ClassVar = "paper Fig. 6"
     TIME: ClassVar = "most of a day on a CPU with the paper's 50,000 steps of 512"

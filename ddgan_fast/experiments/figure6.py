@@ -4,6 +4,7 @@ All have the networks, the learning rate, the batch size and the iterations of C
 figure6.csv, a row for each, and figure6.png, where they lie.
 """
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -58,10 +59,11 @@ class Drawn(NamedTuple):
 def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", seed=0, ours=None, points=POINTS):
     """Train what is not given, write <out>/figure6.csv and .png, and return the rows: those of the data and of the methods, in order.
 
-    out: folder; trainings of DDGAN lie in it as runs, and go on where they were stopped.  iterations: steps of the generator.
-    methods: some of METHODS.  seed: of data, weights and noise, 0 to 2^32 - 1.  ours: {"T=4": a model folder or run, ...} of trained
-    models, whose rows have their own iterations and batch size.  points: drawn from each method.
-    Raises InputError, before anything is trained, for other names, wrong settings and a run in `out` of other settings; MissingError
+    out: folder, in which all trainings are kept, those of DDGAN as runs; they go on where they were stopped.
+    iterations: steps of the generator.  methods: some of METHODS.  seed: of data, weights and noise, 0 to 2^32 - 1.
+    ours: {"T=4": a model folder or run, ...} of trained models, whose rows have their own iterations and batch size.
+    points: drawn from each method.
+    Raises InputError, before anything is trained, for other names, wrong settings and a training in `out` of other settings; MissingError
     without matplotlib, and what training raises.
     """
     out, device, ours = Path(out), torch.device(device), ours or {}
@@ -71,11 +73,16 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
     config = configs["T=4"]
     loader = open_loader(config, device)
     folder_for(out)
+    kinds = {BASELINES[name][0] for name in methods if name in BASELINES}
+    kept = {kind: point_baselines.read(_file(out, kind), _facts(config), iterations) for kind in kinds}
     found, trained = {"data": Drawn(loader.dataset.items[:points].cpu(), seed)}, {}
     rows = [_row("data", found["data"], device)]
     for name in methods:
         if name in BASELINES:
-            found[name] = _baseline(name, config, loader, device, points, trained)
+            kind, nfe = BASELINES[name]
+            if kind not in trained:
+                trained[kind] = _baseline(name, config, loader, device, _file(out, kind), kept[kind])
+            found[name] = _baseline_points(*trained[kind], config.train, points, nfe)
         else:
             pipe, steps_made, training = given.get(name) or _trained(configs[name], loader, out / name, device)
             found[name] = _drawn(pipe, points, steps_made, training)
@@ -125,14 +132,31 @@ def _configs(out, methods, ours, settings):
     return configs
 
 
-def _baseline(name, config, loader, device, points, trained):
-    """Points of a baseline; trained: {kind: (baseline, Training)} of those before, for DDPM samples twice."""
-    (kind, nfe), settings = BASELINES[name], config.train
-    if kind not in trained:
-        baseline = kind(config.model, settings.lr_g, settings.seed, device)
-        cost = point_baselines.train(baseline, loader.batches(), settings.iterations, lambda text: log.info("%s: %s", name, text))
-        trained[kind] = baseline, cost
-    baseline, cost = trained[kind]
+def _file(out, kind):
+    """Where the training of a baseline is kept."""
+    return out / f"{kind.__name__}.pt"
+
+
+def _facts(config):
+    """What the training of a baseline depends on, beside its kind."""
+    settings = config.train
+    return {"model": dataclasses.asdict(config.model), "batch_size": settings.batch_size, "rate": settings.lr_g, "seed": settings.seed}
+
+
+def _baseline(name, config, loader, device, path, saved):
+    """(baseline, Training), from where it was stopped."""
+    settings = config.train
+    baseline = BASELINES[name][0](config.model, settings.lr_g, settings.seed, device)
+
+    def watch(text):
+        log.info("%s: %s", name, text)
+
+    return baseline, point_baselines.train(baseline, loader.batches, settings.iterations, watch, path, _facts(config), saved)
+
+
+def _baseline_points(baseline, cost, settings, points, nfe):
+    """The Drawn of a trained baseline."""
+    device = baseline.random.device
     random, start = torch.Generator(device).manual_seed(SAMPLING + settings.seed), time.perf_counter()
     samples = baseline.sample(points, random, nfe).cpu()
     setting = f"{baseline.setting}, rate {settings.lr_g:g}"

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ddgan_fast.errors import NonFiniteError
+from ddgan_fast.errors import CheckpointError, InputError, NonFiniteError
 from ddgan_fast.experiments.samplers import TRAINED_STEPS, ddpm, levels
 from ddgan_fast.models.layers import sinusoid
 from ddgan_fast.models.toy import ToyDiscriminator, ToyGenerator
+from ddgan_fast.pictures import whole_file
 from ddgan_fast.training.ema import EMA
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class GAN:
 
     setting = "non-saturating loss, Adam 0.5, 0.999"
     betas = 0.5, 0.999
+    batches_per_step = 1
 
     def __init__(self, model, rate, seed, device="cpu"):
         """model: config.Model of the networks.  rate: Adam's.  seed: of weights and training noise, 0 to 2^32 - 1."""
@@ -71,6 +73,11 @@ class GAN:
             torch.manual_seed(seed)
             self.network, self.discriminator = ToyGenerator(model).to(device), ToyDiscriminator(model).to(device)
         self.optim_g, self.optim_d = (_adam(network, rate, self.betas) for network in (self.network, self.discriminator))
+        self.steps = 0
+
+    def parts(self):
+        """{name: what has a state_dict and changes in training}."""
+        return {"network": self.network, "discriminator": self.discriminator, "optim_g": self.optim_g, "optim_d": self.optim_d}
 
     def step(self, batches):
         """One step of both networks; {loss: scalar}.  batches: iterator of points [B, 2]."""
@@ -103,6 +110,7 @@ class WassersteinGAN(GAN):
 
     setting = f"{CRITIC_STEPS} critic steps, gradient penalty {PENALTY:g}, Adam 0, 0.9"
     betas = 0.0, 0.9
+    batches_per_step = CRITIC_STEPS
 
     def step(self, batches):
         """As GAN's; "D" of the last critic step, without the penalty, is minus the estimate of the Wasserstein distance."""
@@ -123,6 +131,7 @@ class DDPM:
     """Ho et al. 2020: epsilon by the simple loss at 1,000 steps, of which sampling skips some; t comes in as its sinusoid."""
 
     setting = f"simple loss at {TRAINED_STEPS} steps, Adam 0.9, 0.999, EMA {EMA_DECAY}"
+    batches_per_step = 1
 
     def __init__(self, model, rate, seed, device="cpu"):
         """Arguments as GAN's; the model's latent_dim is that of the time embedding."""
@@ -133,6 +142,10 @@ class DDPM:
         self.optimiser = _adam(self.network, rate, (0.9, 0.999))
         self.ema, self.steps = EMA(self.network, EMA_DECAY), 0
 
+    def parts(self):
+        """As GAN's."""
+        return {"network": self.network, "ema": self.ema.module, "optimiser": self.optimiser}
+
     def step(self, batches):
         """One step; {loss: scalar}."""
         x0 = next(batches)
@@ -141,7 +154,6 @@ class DDPM:
         loss = ddpm_loss(lambda x, t: _epsilon(self.network, x, t), x0, t, noise)
         _update(self.optimiser, loss)
         self.ema.update(first=self.steps == 0)
-        self.steps += 1
         return {"epsilon": loss}
 
     def sample(self, count, random, nfe=TRAINED_STEPS):
@@ -172,21 +184,60 @@ class Training(NamedTuple):
     ms_per_step: float
 
 
-def train(baseline, batches, iterations, watch=log.info):
-    """`iterations` steps of a baseline; a Training.
+def train(baseline, batches, iterations, watch=log.info, path=None, facts=None, saved=None):
+    """Steps of a baseline until there are `iterations`; a Training.
 
-    batches: iterator of points [B, 2] on its device.  watch: told a line of text every LOG_EVERY steps and at the end.
+    batches: (how many to leave out) -> iterator of points [B, 2] on its device.  watch: told a line of text every LOG_EVERY steps and at
+    the end.  path: a file in which the training is kept as often, with `facts`, all that it depends on.  saved: what `read` gave of it.
     Raises NonFiniteError where a loss is not finite by then.
     """
-    start = time.perf_counter()
-    for step in range(1, iterations + 1):
-        losses = baseline.step(batches)
-        if step % LOG_EVERY and step < iterations:
+    seconds = _restore(baseline, saved) if saved else 0.0
+    supply, start = batches(baseline.steps * baseline.batches_per_step), time.perf_counter() - seconds
+    while baseline.steps < iterations:
+        losses = baseline.step(supply)
+        baseline.steps += 1
+        if baseline.steps % LOG_EVERY and baseline.steps < iterations:
             continue
         values = {name: loss.item() for name, loss in losses.items()}
         if not all(map(math.isfinite, values.values())):
-            raise NonFiniteError(f"step {step}: a loss is NaN or infinite: {values}; take a lower rate or larger batches")
+            raise NonFiniteError(f"step {baseline.steps}: a loss is NaN or infinite: {values}; take a lower rate or larger batches")
         seconds = time.perf_counter() - start
         text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-        watch(f"step {step:,} of {iterations:,}: loss {text}, {1e3 * seconds / step:.1f} ms a step")
+        watch(f"step {baseline.steps:,} of {iterations:,}: loss {text}, {1e3 * seconds / baseline.steps:.1f} ms a step")
+        if path:
+            _write(path, baseline, facts, seconds)
     return Training(seconds, 1e3 * seconds / iterations)
+
+
+def _write(path, baseline, facts, seconds):
+    states = {name: part.state_dict() for name, part in baseline.parts().items()}
+    with whole_file(path) as temporary:
+        torch.save({"facts": facts, "steps": baseline.steps, "seconds": seconds, "random": baseline.random.get_state()} | states, temporary)
+
+
+def read(path, facts, iterations):
+    """What `train` kept in a file, on the CPU; None where there is none.
+
+    Raises InputError where it is of other facts or of more steps, CheckpointError where it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        before, steps = saved["facts"], saved["steps"]
+        changed = [f"{name}: {before[name]} -> {value}" for name, value in facts.items() if before[name] != value]
+    except Exception as error:  # torch and pickle raise of many kinds for a damaged file
+        raise CheckpointError(f"{path}: cannot be read ({error}); remove it to train anew") from error
+    if changed or steps > iterations:
+        changed = changed or [f"steps: {steps} -> {iterations}"]
+        raise InputError(f"{path}: a training with other settings: {'; '.join(changed)}; give another --out")
+    return saved
+
+
+def _restore(baseline, saved):
+    """Go on from what `read` gave; the seconds that it took until then."""
+    for name, part in baseline.parts().items():
+        part.load_state_dict(saved[name])
+    baseline.random.set_state(saved["random"])
+    baseline.steps = saved["steps"]
+    return saved["seconds"]

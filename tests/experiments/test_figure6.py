@@ -12,7 +12,7 @@ from PIL import Image
 
 from ddgan_fast.config import override, preset
 from ddgan_fast.data.toy import open_gaussians25
-from ddgan_fast.errors import InputError, MissingError, NonFiniteError
+from ddgan_fast.errors import CheckpointError, InputError, MissingError, NonFiniteError
 from ddgan_fast.experiments import figure6
 from ddgan_fast.experiments.point_baselines import (
     DDPM,
@@ -23,6 +23,7 @@ from ddgan_fast.experiments.point_baselines import (
     gan_d_loss,
     gan_g_loss,
     gradient_penalty,
+    read,
     train,
 )
 from ddgan_fast.models import build_generator
@@ -98,7 +99,7 @@ def test_a_seed_names_training_and_samples(kind):
     def drawn(seed, sampling):
         baseline = kind(MODEL, 1e-3, seed)
         torch.rand(1)  # torch's own generator plays no part
-        train(baseline, batches(), 2, watch=lambda text: None)
+        train(baseline, lambda start: batches(), 2, watch=lambda text: None)
         return baseline.sample(8, torch.Generator().manual_seed(sampling), 1)
 
     first = drawn(1, 5)
@@ -124,15 +125,41 @@ def test_a_short_training_brings_samples_to_the_data(kind, rate):
     if kind is DDPM:
         baseline.ema.decay = 0.9
     fresh = distance(baseline)
-    cost = train(baseline, (0.1 * points + place for points in batches()), steps, watch=lines.append)
+    cost = train(baseline, lambda start: (0.1 * points + place for points in batches()), steps, watch=lines.append)
     assert distance(baseline) < 1 < 3 < fresh
     assert cost.seconds > 0 and cost.ms_per_step == pytest.approx(1e3 * cost.seconds / steps)
     assert len(lines) == 1 and lines[0].startswith(f"step {steps} of {steps}: loss ")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_that_was_stopped_goes_on_exactly(kind, tmp_path):
+    def supply(start):
+        return itertools.islice(batches(), start, None)
+
+    def silent(text):
+        pass
+
+    path, facts = tmp_path / "training.pt", {"seed": 3}
+    whole, half, rest = (kind(MODEL, 1e-3, 3) for _ in range(3))
+    train(whole, supply, 5, silent)
+    train(half, supply, 2, silent, path, facts)
+    cost = train(rest, supply, 5, silent, path, facts, read(path, facts, 5))
+    for one, other in zip(whole.parts().values(), rest.parts().values(), strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert train(kind(MODEL, 1e-3, 3), supply, 5, silent, saved=read(path, facts, 5)) == cost  # nothing is left to do
+    with pytest.raises(InputError, match="other settings: seed: 3 -> 4; give another --out"):
+        read(path, {"seed": 4}, 5)
+    with pytest.raises(InputError, match="steps: 5 -> 4"):
+        read(path, facts, 4)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="training.pt: cannot be read .*; remove it to train anew"):
+        read(path, facts, 5)
+    assert read(tmp_path / "none.pt", facts, 5) is None
+
+
 def test_a_loss_that_is_not_finite_ends_the_training():
     with pytest.raises(NonFiniteError, match="step 1: a loss is NaN or infinite: {'epsilon': nan}"):
-        train(DDPM(MODEL, 1e-3, 0), itertools.repeat(torch.full((4, 2), math.nan)), 1)
+        train(DDPM(MODEL, 1e-3, 0), lambda start: itertools.repeat(torch.full((4, 2), math.nan)), 1)
 
 
 def saved_model(path, **changes):
@@ -159,8 +186,9 @@ def test_figure_of_short_trainings(tmp_path):
     assert "5 critic steps" in wgan["setting"] and "1000 steps" in ddpm100["setting"] and "R1 0.1 every 1" in four["setting"]
     with Image.open(tmp_path / "out/figure6.png") as picture:
         assert picture.size == (round(7 * 2.4 * 120), round(2.95 * 120))
-    with pytest.raises(InputError, match="other settings: batch_size: 16 -> 32"):  # before the baselines are trained
-        figure6.run(tmp_path / "out", iterations=10**9, batch_size=32, seed=3, points=20)
+    for name in ("GAN", "T=4"):  # before anything is trained
+        with pytest.raises(InputError, match="other settings: batch_size: 16 -> 32"):
+            figure6.run(tmp_path / "out", iterations=10**9, batch_size=32, methods=("T=1", name), seed=3, points=20)
     run_of_four = {"T=4": tmp_path / "out/T=4"}
     (_, again) = figure6.run(tmp_path / "again", methods=("T=4",), seed=3, ours=run_of_four, points=20)
     assert (again["iterations"], again["batch_size"], again["modes"]) == (2, 16, rows[5]["modes"])
