@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make gpu-report`: GPU tests, calibration and benchmarks in under 9 minutes, on a machine that has a GPU, python, torch, triton, numpy
-# and pytest; no network, nothing is installed. `ONLY="fir residual" make gpu-report` runs these parts alone.
+# `make gpu-report`: GPU tests, calibration and benchmarks in under 9 minutes, on a machine that has a GPU, python, torch, triton, numpy,
+# pytest, pillow, safetensors, pyyaml, tqdm and scikit-learn; no network, nothing is installed. `ONLY="fir residual" make gpu-report` runs these parts alone.
 # Rows are written to benchmarks/results/gpu-.../ as they come. A part that fails is named at the end, and the exit code is then 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -24,27 +24,14 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 print("python", sys.version.split()[0], "torch", torch.__version__, "cudnn", torch.backends.cudnn.version(), "triton", triton.__version__)'
 command -v nvcc >/dev/null && nvcc --version | tail -n 1
 
-# Triton compiles its kernels at their first call; the extension is built here, where it is not there or is older than its sources.
+# Triton compiles its kernels at their first call; the extension is built here, for this GPU, where it is not there or is older than its
+# sources.
 build_extension() {
     [[ ddgan_fast/_cuda.so -nt CMakeLists.txt && -z $(find csrc -newer ddgan_fast/_cuda.so) ]] && return
-    "$python" -c 'import setuptools' 2>/dev/null && command -v cmake >/dev/null && "$python" setup.py -q build_ext --inplace | grep '^ddgan_fast:' &&
-        [[ -f ddgan_fast/_cuda.so ]] && return
-    echo "no cmake or setuptools: g++ and nvcc alone, for this GPU"
-    local folder arch part parts=(posterior cpu_baseline) flags=(-std=c++17 -O3 -fPIC -fvisibility=hidden)
-    [[ $(uname -m) == x86_64 ]] && parts+=(cpu_avx2) && flags+=(-DDDGAN_AVX2)
-    folder=$(mktemp -d)
-    arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
-    g++ -shared -x c++ /dev/null -o "$folder/libtorch_cpu.so" -Wl,-soname,libtorch_cpu.so &&
-        for part in "${parts[@]}"; do
-            [[ $part == cpu_avx2 ]] && flags+=(-mavx2 -mfma)
-            g++ "${flags[@]}" -ffp-contract=off -fno-math-errno -fno-trapping-math -c "csrc/$part.cpp" -o "$folder/$part.o" || return
-        done &&
-        g++ -shared "$folder"/*.o -o ddgan_fast/_C.so -Wl,--no-as-needed -L"$folder" -ltorch_cpu &&
-        nvcc -shared -std=c++17 -O3 --fmad=false -Xcompiler -fPIC -arch="sm_$arch" csrc/posterior.cu -o ddgan_fast/_cuda.so \
-            -Xlinker --no-as-needed -L"$folder" -ltorch_cpu -ldl &&
-        echo "{\"architectures\": [\"$arch\"]}" >ddgan_fast/_build.json
+    CUDAARCHS=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)-real "$python" setup.py -q build_ext --inplace | grep '^ddgan_fast:'
+    [[ -f ddgan_fast/_cuda.so ]]
 }
-build_extension || echo "gpu-report: the extension could not be built"
+build_extension || echo "gpu-report: the extension could not be built; setuptools, cmake, a C++ compiler and nvcc build it"
 
 gpu_tests() { # the files that hold GPU tests; options that need no plugin, and four workers where xdist is there
     local files workers=()
@@ -62,8 +49,12 @@ sanitize() { # out-of-bounds accesses and races, in a few cases that meet most k
             "$python" -m pytest -q -o addopts= -o 'markers=gpu slow' --import-mode=importlib tests/kernels/test_group_norm.py \
             tests/ops/test_extension_gpu.py -k "$few"
         code=$?
-        ((code == 124 || code == 137)) && echo "$tool: stopped at its limit, nothing found until then" && continue
-        ((code == 0)) || found=1
+        case $code in
+        0) ;;
+        9) found=1 ;;
+        124 | 137) echo "$tool: stopped at its limit, nothing found until then" ;;
+        *) echo "$tool: did not run to its end (code $code), which says nothing of the kernels" ;;
+        esac
     done
     return $found
 }

@@ -44,8 +44,11 @@ NETWORKS = {"cuda": [("cifar10", 100), ("celebahq256", 16), ("cifar10", 1), ("ce
 
 def commit():
     """Short hash of HEAD, with + where the tree differs from it."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    command = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return "unknown"
 
 
 def timings(run, device, warmup=1, repeats=5):

@@ -24,9 +24,10 @@ def autocast(network, precision, device):
 def convolutions(allow_tf32, benchmark):
     """Inside the block: whether float32 convolutions of a GPU may round their inputs to TF32, and whether cuDNN measures its algorithms."""
     cudnn = torch.backends.cudnn
-    before = cudnn.conv.fp32_precision, cudnn.benchmark
-    cudnn.conv.fp32_precision, cudnn.benchmark = "tf32" if allow_tf32 else "ieee", benchmark
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.benchmark
+    precision = "tf32" if allow_tf32 else "ieee"
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.benchmark = precision, precision, benchmark  # torch wants both alike
     try:
         yield
     finally:
-        cudnn.conv.fp32_precision, cudnn.benchmark = before
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.benchmark = before
