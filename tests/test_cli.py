@@ -129,7 +129,8 @@ WRONG = {
     "a folder for npz": (["sample", "--model", "MODEL", "--num-images", "1", "--format", "npz", "--out", "EMPTY"], 2, "a file"),
     "a file for png": (["sample", "--model", "MODEL", "--num-images", "1", "--out", "NET_G"], 2, "a folder"),
     "too many": (["sample", "--model", "MODEL", "--num-images", "1" + 19 * "0"], 2, "num_images"),
-    "impossible model": (["sample", "--model", "HUGE_MODEL", "--num-images", "1"], 4, "should be"),
+    "impossible model": (["sample", "--model", "HUGE_MODEL", "--num-images", "1"], 4, "channels = 4000000: it must be 1 to 65,536"),
+    "another model": (["sample", "--model", "WIDE_MODEL", "--num-images", "1"], 4, "should be"),
     "no preset named": (["presets", "show"], 2, "cifar10"),
     "out is taken": (["convert", "NET_G", "--preset", "tiny", "--out", "TEXT"], 2, "other files"),
     "huge seed": (["sample", "--model", "MODEL", "--seeds", str(2**70)], 2, "2^63"),
@@ -161,7 +162,7 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(capsys, tmp_path, monke
     data = (inputs / "ONE/a.png").read_bytes()
     (inputs / "BROKEN/cut.png").write_bytes(data[: len(data) // 2])
     (inputs / "BAD_YAML").write_text("steps: 2\nbatchsize: 1\n")
-    for name in ("CUT_MODEL", "NEW_MODEL", "HUGE_MODEL"):
+    for name in ("CUT_MODEL", "NEW_MODEL", "HUGE_MODEL", "WIDE_MODEL"):
         (inputs / name).mkdir()
         for file in model.iterdir():
             (inputs / name / file.name).write_bytes(file.read_bytes())
@@ -169,8 +170,9 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(capsys, tmp_path, monke
     weights.write_bytes(weights.read_bytes()[:-10])
     config = inputs / "NEW_MODEL/config.json"
     config.write_text(config.read_text().replace('"format_version": 1', '"format_version": 9'))
-    config = inputs / "HUGE_MODEL/config.json"
-    config.write_text(config.read_text().replace('"channels": 8', '"channels": 4000000'))
+    for name, channels in (("HUGE_MODEL", 4_000_000), ("WIDE_MODEL", 40_000)):
+        config = inputs / name / "config.json"
+        config.write_text(config.read_text().replace('"channels": 8', f'"channels": {channels}'))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     names = {"MODEL": model, "NET_G": NET_G} | {path.name: path for path in inputs.iterdir()}
