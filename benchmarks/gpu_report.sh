@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make gpu-report`: GPU tests, calibration and benchmarks in under 9 minutes, on a machine that has a GPU, python, torch, triton, numpy,
-# pytest, pillow, safetensors, pyyaml, tqdm and scikit-learn; no network, nothing is installed. `ONLY="fir residual" make gpu-report` runs these parts alone.
+# pytest, pillow, safetensors, pyyaml, tqdm and scikit-learn; no network, nothing is installed.
+# `ONLY="fir residual" make gpu-report` runs these parts alone.
 # Rows are written to benchmarks/results/gpu-.../ as they come. A part that fails is named at the end, and the exit code is then 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -28,7 +29,9 @@ command -v nvcc >/dev/null && nvcc --version | tail -n 1
 # sources.
 build_extension() {
     [[ ddgan_fast/_cuda.so -nt CMakeLists.txt && -z $(find csrc -newer ddgan_fast/_cuda.so) ]] && return
-    CUDAARCHS=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)-real "$python" setup.py -q build_ext --inplace | grep '^ddgan_fast:'
+    local arch
+    arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+    CUDAARCHS=$arch-real "$python" setup.py -q build_ext --inplace | grep '^ddgan_fast:'
     [[ -f ddgan_fast/_cuda.so ]]
 }
 build_extension || echo "gpu-report: the extension could not be built; setuptools, cmake, a C++ compiler and nvcc build it"
@@ -53,7 +56,7 @@ sanitize() { # out-of-bounds accesses and races, in a few cases that meet most k
         0) ;;
         9) found=1 ;;
         124 | 137) echo "$tool: stopped at its limit, nothing found until then" ;;
-        *) echo "$tool: did not run to its end (code $code), which says nothing of the kernels" ;;
+        *) found=1 && echo "$tool: did not run to its end (code $code), which says nothing of the kernels" ;;
         esac
     done
     return $found

@@ -1,6 +1,7 @@
 """`ddgan eval`: scores of a model beside its speed. Heavy imports are inside the commands."""
 
 import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -135,7 +136,12 @@ class Eval(Scoring):
 
     def _print(self, row):
         if self.json:  # which has no NaN
-            print(json.dumps({name: None if value != value else value for name, value in row.items()}, indent=2))
+            print(
+                json.dumps(
+                    {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()},
+                    indent=2,
+                )
+            )
             return
         width = max(map(len, row))
         for name, value in row.items():

@@ -15,7 +15,12 @@ class _Loader(yaml.SafeLoader):
     """Plain values alone; 1e-4 is a number, as in YAML 1.2 (1.1 has it as text)."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+class _Dumper(yaml.SafeDumper):
+    """Writes text that would be read as a number in quotes."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def read_yaml(path, config):
@@ -49,4 +54,4 @@ def read_yaml(path, config):
 
 def write_yaml(path, config):
     """Write all settings of `config`."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None), encoding="utf-8")
+    Path(path).write_text(yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None), encoding="utf-8")

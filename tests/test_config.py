@@ -75,6 +75,12 @@ def test_yaml_numbers_may_be_written_as_everywhere(tmp_path, text):
     assert read_yaml(tmp_path / "run.yaml", Config()).train.lr_g == 1e-4
 
 
+def test_text_that_looks_like_a_number_stays_text(tmp_path):
+    config = override(Config(), {"data": "1e5"})
+    write_yaml(tmp_path / "run.yaml", config)
+    assert read_yaml(tmp_path / "run.yaml", Config()) == config
+
+
 def test_yaml_that_is_missing_binary_or_huge(tmp_path):
     with pytest.raises(InputError, match="nowhere.yaml"):
         read_yaml(tmp_path / "nowhere.yaml", Config())

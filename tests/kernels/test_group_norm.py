@@ -98,8 +98,7 @@ def test_both_forms_are_met():
 @pytest.mark.parametrize("mean", [1e3, -1e3])
 @pytest.mark.parametrize("size, layout", [(9, NCHW), (9, NHWC), (40, NCHW), (40, NHWC)], ids=str)
 def test_a_large_mean_does_not_cancel(assert_near, device, size, layout, mean):
-    """Limit: float32 numbers near 1e3 are 6e-5 apart, a sum and a division may lose 4 of those, and y reaches 4; E[x^2] - E[x]^2 would be
-    off by more than a tenth."""
+    """Limit: float32 numbers near 1e3 are 6e-5 apart, and y reaches 4; E[x^2] - E[x]^2 would be off by more than a tenth."""
     torch.manual_seed(0)
     x = (mean + torch.randn(2, 8, size, size)).to(device).to(memory_format=layout)
     scale, shift = torch.ones(8, device=device), torch.zeros(8, device=device)
@@ -109,7 +108,7 @@ def test_a_large_mean_does_not_cancel(assert_near, device, size, layout, mean):
         handed = adaptive_group_norm(joined, scale, shift, 2, stats=stats)
     with backend.force("reference"):
         for got, given in ((y, x), (handed, joined)):
-            assert_near(got, adaptive_group_norm(given.double(), scale.double(), shift.double(), 2), 6e-5)
+            assert_near(got, adaptive_group_norm(given.double(), scale.double(), shift.double(), 2), 3e-5)
 
 
 @pytest.mark.parametrize(
