@@ -86,6 +86,21 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
         {"preset": "network", "images": "batch", "form": "form", "launches": "launches", "MB": "mb"},
         lambda row: row["op"] == "all",
     ),
+    "table2-fashion": (
+        "table2-fashion.csv",
+        {"variant": "variant", "NFE": "NFE", "classifier-FID": "classifier-FID", "std over seeds": "classifier-FID std",
+         "classifier-IS": "classifier-IS", "std": "classifier-IS std", "classifier-recall": "classifier-recall",
+         "std ": "classifier-recall std", "classifier-precision": "classifier-precision", "paper's FID, CIFAR-10": "paper FID, CIFAR-10",
+         "IS": "paper IS", "recall": "paper recall"},
+        lambda row: True,
+    ),
+    "table3-fashion": (
+        "table3-fashion.csv",
+        {"model": "model", "NFE": "NFE", "modes of 1,000": "fashion-mnist-modes", "KL": "fashion-mnist-KL",
+         "modes of real images": "modes of real images", "KL of real images": "KL of real images",
+         "classifier's accuracy": "classifier accuracy", "s for 100 images": "seconds per 100 images"},
+        lambda row: row["source"] == "measured",
+    ),
 }  # fmt: skip
 
 
@@ -96,11 +111,17 @@ def table(name):
     for path in sorted(RESULTS.glob(f"*/{file}")):
         rows = [row for row in csv.DictReader(path.open(encoding="utf-8")) if wanted(row)]
         measured = "counted without a GPU" if path.parent.name == "meta" else rows[0]["device"]
-        lines += [f"{measured}, torch {rows[0]['torch']} ([csv](benchmarks/results/{path.parent.name}/{file})):", ""]
+        measured += f", torch {rows[0]['torch']}" if "torch" in rows[0] else ""  # tables of `ddgan experiment` have no such column
+        lines += [f"{measured} ([csv](benchmarks/results/{path.parent.name}/{file})):", ""]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        lines += [f"| {' | '.join(row[column] for column in columns.values())} |" for row in rows]
+        lines += [f"| {' | '.join(_cell(row[column]) for column in columns.values())} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
+
+
+def _cell(text):
+    """A number with more than four decimals, as no benchmark here writes one, has four significant digits."""
+    return f"{float(text):.4g}" if re.fullmatch(r"-?\d+\.\d{5,}", text) else text
 
 
 def filled(text):

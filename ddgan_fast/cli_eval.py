@@ -63,21 +63,21 @@ class Scoring:
 
         return self.cache or default_cache()
 
-    def digits(self, source, pipe):
-        """(classifier, its record, what the digits are called) of a data set of idx files."""
+    def digits(self, source, model, device):
+        """(classifier, its record, what the digits are called) of a data set of idx files. model: config.Model of what draws the images."""
         from ddgan_fast.experiments.score import digits_of
 
         alone("the classifier")
-        return digits_of(source, pipe.config.model.resolution, self.cache_folder(), pipe.device)
+        return digits_of(source, model.resolution, self.cache_folder(), device)
 
-    def judges(self, source, pipe):
-        """The networks that look at the images of a pipeline and at those of its data."""
+    def judges(self, source, model, device):
+        """The networks that look at the images of a config.Model and at those of its data."""
         from ddgan_fast.experiments.score import classifier_judges, judges_of
 
         if self.feature_extractor == "classifier":
-            classifier, record, _ = self.digits(source, pipe)
-            return classifier_judges(classifier, record, pipe.config.model.image_channels)
-        return judges_of(self.feature_extractor, self.weights, self.manifold_weights, pipe.device)
+            classifier, record, _ = self.digits(source, model, device)
+            return classifier_judges(classifier, record, model.image_channels)
+        return judges_of(self.feature_extractor, self.weights, self.manifold_weights, device)
 
 
 def alone(what):
@@ -129,10 +129,10 @@ class Eval(Scoring):
         dataset, source = open_training_data(pipe, self.data)
         if source.partition(":")[0] == "stackedmnist":
             self.refuse("StackedMNIST", *JUDGING)
-            classifier, record, _ = self.digits(source, pipe)
+            classifier, record, _ = self.digits(source, pipe.config.model, pipe.device)
             return score_stacked(pipe, dataset, classifier, record, self.num_images or STACKED_IMAGES, self.batch_size, watch)
         options = self.protocol, self.num_images or 50_000, self.batch_size, watch
-        return score_images(pipe, dataset, self.judges(source, pipe), self.cache_folder(), *options)
+        return score_images(pipe, dataset, self.judges(source, pipe.config.model, pipe.device), self.cache_folder(), *options)
 
     def _print(self, row):
         if self.json:  # which has no NaN

@@ -51,7 +51,7 @@ class Table1(Table):
         models = self.models()
         pipe = next(iter(models.values()))
         dataset, source = open_training_data(pipe, self.data)
-        judges, count = self.judges(source, pipe), self.num_images or self.IMAGES
+        judges, count = self.judges(source, pipe.config.model, pipe.device), self.num_images or self.IMAGES
         make, name = getattr(tables, f"table{self.NUMBER}"), f"table{self.NUMBER}"
         with tqdm(unit="img", mininterval=1.0, delay=0.1) as bar:
             rows = make(models, dataset, judges, self.cache_folder(), self.out, count, self.batch_size, self.protocol, bar.update)
@@ -107,7 +107,7 @@ class Table3(Table):
         dataset, source = open_training_data(pipe, self.data)
         if source.partition(":")[0] != "stackedmnist":
             raise InputError(f"--data {source}: this table is of stackedmnist:DIR, or of stackedmnist, which stacks Fashion-MNIST")
-        classifier, record, digits = self.digits(source, pipe)
+        classifier, record, digits = self.digits(source, pipe.config.model, pipe.device)
         with tqdm(unit="img", mininterval=1.0, delay=0.1) as bar:
             options = self.out, self.num_images or STACKED_IMAGES, self.batch_size, bar.update
             tables.table3(models, dataset, classifier, record, digits, *options)
@@ -119,7 +119,7 @@ class Table2(Scoring):
     """Train the ablations with one budget on one set, and score them beside the published ones; goes on where it was stopped."""
 
     ITEM: ClassVar = "paper Table 2"
-    TIME: ClassVar = "about three hours on a CPU core for three rows of three seeds of examples/experiments/table2-fashion.yaml"
+    TIME: ClassVar = "about two and a half hours on a CPU core for three rows of three seeds of examples/experiments/table2-fashion.yaml"
 
     config: Path | None = None
     """YAML file of settings of T = 4 on top of --preset: data, network and number of steps, which all rows share."""
@@ -138,20 +138,18 @@ class Table2(Scoring):
         from tqdm import tqdm
 
         from ddgan_fast.config_file import read_yaml
-        from ddgan_fast.experiments.score import judges_of
         from ddgan_fast.experiments.table2 import table2
 
         alone("a table")
         self.check()
-        if self.data or self.feature_extractor == "classifier":
-            raise InputError("--data, --feature-extractor classifier: the data are a setting of --config here; take standard or lite0")
+        self.refuse("this table, whose data are a setting of --config,", "data")
         config = find_preset(self.preset)
         config = read_yaml(self.config, config) if self.config else config
         seeds = self.seeds.split(",")
         if not all(seed.isdecimal() for seed in seeds):
             raise InputError(f"--seeds {self.seeds}: give whole numbers with commas between, as 0,1,2")
         device = pick_device(self.device)
-        judges = judges_of(self.feature_extractor, self.weights, self.manifold_weights, device)
+        judges = self.judges(config.train.data, config.model, device)
         with tqdm(unit="img", mininterval=1.0, delay=0.1) as bar:
             scoring = {"protocol": self.protocol, "batch_size": self.batch_size, "watch": bar.update}
             where = judges, self.cache_folder(), self.out, device, self.open

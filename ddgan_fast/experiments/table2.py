@@ -108,15 +108,11 @@ def _finish(run, config, device):
 
 
 def _row(name, config, seeds, found):
-    numbers = [key for key, value in found[0].items() if isinstance(value, float) and not key.endswith(" std")]  # of IS, over its splits
     row = {"variant": name, "data": found[0]["data"], "iterations": config.train.iterations, "batch size": config.train.batch_size}
-    row |= {
-        "seeds": len(seeds),
-        "images": found[0]["images"],
-        "protocol": found[0]["protocol"],
-        "NFE": found[0]["NFE"],
-        "device": found[0]["device"],
-    }
+    row["seeds"] = len(seeds)
+    row |= {key: found[0][key] for key in ("images", "protocol", "classifier accuracy", "NFE", "device") if key in found[0]}
+    spread = [key for key in found[0] if key.endswith(" std")]  # of IS, over its splits
+    numbers = [key for key, value in found[0].items() if isinstance(value, float) and key not in (*row, *spread)]
     for number in numbers:
         values = [each[number] for each in found]
         row[number] = statistics.mean(values)

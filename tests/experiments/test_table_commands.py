@@ -53,6 +53,18 @@ def test_table1_with_the_classifier(stacked_model, bars, tmp_path, capsys):
     assert {"table1.csv", "table1.md", "table1-1.png", "figure4.png"} <= {path.name for path in (tmp_path / "table1").iterdir()}
 
 
+def test_table2_with_the_classifier(bars, tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text(SMALL.replace("digits", f"fashion-mnist:{bars}") + "resolution: 32\nchannel_mult: [1, 1, 1]\n")
+    words = "table2", "--preset", "tiny", "--config", tmp_path / "small.yaml", "--variants", "t1", "--seeds", "0,1"
+    words = *words, "--feature-extractor", "classifier", "--cache", tmp_path, "--num-images", 200, "--out", tmp_path / "table2"
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    with open(tmp_path / "table2/table2.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["classifier-FID"]) > 0 and "classifier-FID std" in row
+    assert 0.95 < float(row["classifier accuracy"]) <= 1 and "classifier accuracy std" not in row
+
+
 def test_wrong_words(stacked_model, bars, tmp_path, capsys):
     (tmp_path / "small.yaml").write_text(SMALL)
     out = "--out", tmp_path / "out"
@@ -60,7 +72,7 @@ def test_wrong_words(stacked_model, bars, tmp_path, capsys):
         (("table3", "--model", stacked_model, "--data", bars), 2, "this table is of stackedmnist:DIR"),
         (("table1", "--model", stacked_model, stacked_model, "--data", bars), 2, "two have one name"),
         (("table2", "--config", tmp_path / "small.yaml", "--seeds", "0,x"), 2, "give whole numbers with commas"),
-        (("table2", "--data", "digits"), 2, "the data are a setting of --config"),
+        (("table2", "--data", "digits"), 2, "--data: this table, whose data are a setting of --config"),
         (("figure6", "--methods", "VAE"), 2, "VAE"),
     ]
     for words, code, text in cases:
