@@ -88,10 +88,10 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
     ),
     "table2-fashion": (
         "table2-fashion.csv",
-        {"variant": "variant", "NFE": "NFE", "classifier-FID": "classifier-FID", "std over seeds": "classifier-FID std",
-         "classifier-IS": "classifier-IS", "std": "classifier-IS std", "classifier-recall": "classifier-recall",
-         "std ": "classifier-recall std", "classifier-precision": "classifier-precision", "paper's FID, CIFAR-10": "paper FID, CIFAR-10",
-         "IS": "paper IS", "recall": "paper recall"},
+        {"variant": "variant", "NFE": "NFE", "classifier-FID": "classifier-FID", "std of FID": "classifier-FID std",
+         "classifier-IS": "classifier-IS", "std of IS": "classifier-IS std", "classifier-recall": "classifier-recall",
+         "std of recall": "classifier-recall std", "classifier-precision": "classifier-precision",
+         "paper's FID, CIFAR-10": "paper FID, CIFAR-10", "its IS": "paper IS", "its recall": "paper recall"},
         lambda row: True,
     ),
     "table3-fashion": (
