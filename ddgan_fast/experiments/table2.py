@@ -111,8 +111,8 @@ def _row(name, config, seeds, found):
     row = {"variant": name, "data": found[0]["data"], "iterations": config.train.iterations, "batch size": config.train.batch_size}
     row["seeds"] = len(seeds)
     row |= {key: found[0][key] for key in ("images", "protocol", "classifier accuracy", "NFE", "device") if key in found[0]}
-    spread = [key for key in found[0] if key.endswith(" std")]  # of IS, over its splits
-    numbers = [key for key, value in found[0].items() if isinstance(value, float) and key not in (*row, *spread)]
+    scores = [key for key, value in found[0].items() if isinstance(value, float) and key not in row]
+    numbers = [key for key in scores if not key.endswith(" std")]  # that of IS is over its splits
     for number in numbers:
         values = [each[number] for each in found]
         row[number] = statistics.mean(values)
