@@ -25,7 +25,8 @@ class Schedule:
     posterior: [3, T] float32; rows: coefficient of what the generator puts out, of x_{t+1}, standard deviation (0 at t = 0), as
     `posterior_table` has them for the prediction.
     pair: [4, T] float32; column t: a_cum[t], sigma_cum[t], a[t + 1], sigma[t + 1], for `ops.q_sample_pair`.
-    The betas are computed in float64 and rounded to float32; all that follows is float32, as in the released code.
+    The betas are computed in float64 and rounded to float32; all that follows is float32, as in the released code, except that
+    the products in a_cum are rounded once. a, sigma, a_cum and sigma_cum are the same on every CPU.
     Raises InputError for steps < 1, for an epsilon outside [0, 1) and for another prediction than x0, x_t or noise.
     """
 
@@ -39,9 +40,9 @@ class Schedule:
         alpha_bar = np.exp(2 * (-0.25 * s**2 * (beta_max - beta_min) - 0.5 * s * beta_min))
         betas = np.concatenate(([BETA_0], 1 - alpha_bar[1:] / alpha_bar[:-1])).astype(np.float32)
         self.betas = torch.from_numpy(betas)
-        self.a, self.sigma = torch.sqrt(1 - self.betas), torch.sqrt(self.betas)
-        a_cum = np.cumprod(self.a.numpy())  # in float32; torch's own cumprod accumulates in float64
-        self.a_cum, self.sigma_cum = torch.from_numpy(a_cum), torch.from_numpy(np.sqrt(1 - a_cum**2))
+        a, sigma = np.sqrt(1 - betas), np.sqrt(betas)  # the last digit of torch's square root depends on the CPU
+        a_cum = np.cumprod(a, dtype=np.float64).astype(np.float32)
+        self.a, self.sigma, self.a_cum, self.sigma_cum = map(torch.from_numpy, (a, sigma, a_cum, np.sqrt(1 - a_cum**2)))
         self.posterior = posterior_table(self.betas[1:], prediction)
         self.pair = torch.stack((self.a_cum[:-1], self.sigma_cum[:-1], self.a[1:], self.sigma[1:]))
 
