@@ -1,6 +1,7 @@
 """The tables of `ddgan experiment`, and the figures that stand on numbers: their flags, with heavy imports inside `run`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -132,7 +133,7 @@ class Table2(Scoring):
     seeds: str = "0,1,2"
     """Seeds of the trainings, with commas between: a run for each row and seed."""
     out: Path = OUT / "table2"
-    """Folder of table2.csv and of the runs."""
+    """Folder of table2.csv, table2-runs.csv and of the runs."""
 
     def run(self):
         from tqdm import tqdm
@@ -149,10 +150,10 @@ class Table2(Scoring):
         if not all(seed.isdecimal() for seed in seeds):
             raise InputError(f"--seeds {self.seeds}: give whole numbers with commas between, as 0,1,2")
         device = pick_device(self.device)
-        judges = self.judges(config.train.data, config.model, device)
+        open_judges = partial(self.judges, config.train.data, config.model, device)
         with tqdm(unit="img", mininterval=1.0, delay=0.1) as bar:
             scoring = {"protocol": self.protocol, "batch_size": self.batch_size, "watch": bar.update}
-            where = judges, self.cache_folder(), self.out, device, self.open
+            where = open_judges, self.cache_folder(), self.out, device, self.open
             table2(config, self.variants.split(","), list(map(int, seeds)), *where, self.num_images, **scoring)
         print((self.out / "table2.csv").read_text(encoding="utf-8"), end="")
 

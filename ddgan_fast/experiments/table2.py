@@ -41,34 +41,36 @@ VARIANTS = {  # a name of the command line: the row of the table, and what diffe
 SHARED = {"steps": 4, "prediction": "x0", "latent": True, "augment_steps": 0}  # of the row T = 4, from which the others differ
 
 
-def table2(base, variants, seeds, judges, cache, out, device, open_pipe, num_images=10_000, **scoring):
-    """Train each variant with each seed, score it, and write out/table2.csv; the rows {column: value}, one a variant.
+def table2(base, variants, seeds, open_judges, cache, out, device, open_pipe, num_images=10_000, **scoring):
+    """Train each variant with each seed, score it, and write out/table2.csv; its rows {column: value}, one a variant.
 
     base: config.Config of T = 4, whose data, network and number of steps all share.  variants: names of VARIANTS.  seeds: of training.
-    judges, cache, num_images, scoring: as score.score_images takes them.  device: of training.  open_pipe: (run) -> DDGANPipeline.
+    open_judges: () -> Judges, called once the settings are known to be right.  device: of training.  open_pipe: (run) -> DDGANPipeline.
+    cache, num_images, scoring: as score.score_images takes them.
     Each training is a run in out/<variant>-seed<n>; one that was stopped goes on where it stopped, a finished one is only scored.
-    A column NAME is the mean over seeds, "NAME std" their standard deviation.
+    A column NAME is the mean over seeds, "NAME std" their standard deviation; out/table2-runs.csv has a row for each training.
     Raises InputError, before anything is trained, for what is unknown or twice, for a base of another kind, for runs in `out` of other
     settings and for too few images.
     """
-    configs = _configs(base, variants, seeds)
-    data = base.train
-    dataset = open_dataset(data.data, base.model, data.seed, data.resident_gb, data.on_bad_image, data.max_images)
-    check_counts(dataset, judges, num_images)
-    runs = {key: Path(out) / f"{key[0]}-seed{key[1]}" for key in configs}
+    configs, out = _configs(base, variants, seeds), Path(out)
+    runs = {key: out / f"{key[0]}-seed{key[1]}" for key in configs}
     for key, run in runs.items():
         _check_run(run, configs[key])
-    rows = []
+    data, judges = base.train, open_judges()
+    dataset = open_dataset(data.data, base.model, data.seed, data.resident_gb, data.on_bad_image, data.max_images)
+    check_counts(dataset, judges, num_images)
+    rows, rows_of_runs = [], []
     for name in variants:
         found = []
         for seed in seeds:
             run, config = runs[name, seed], configs[name, seed]
             _finish(run, config, device)
             found.append(score_images(open_pipe(run), dataset, judges, cache, num_images=num_images, **scoring))
-            numbers = {key: round(value, DECIMALS) for key, value in found[-1].items() if isinstance(value, float)}
-            log.info("%s, seed %d: %s", VARIANTS[name][0], seed, numbers)
+            rows_of_runs.append({"variant": VARIANTS[name][0], "seed": seed} | found[-1])
+            log.info("%s: %s", run.name, {key: round(value, DECIMALS) for key, value in found[-1].items() if isinstance(value, float)})
+            write_rows(out / "table2-runs.csv", rows_of_runs, DECIMALS)
         rows.append(_row(VARIANTS[name][0], config, seeds, found))
-        write_rows(Path(out) / "table2.csv", rows, DECIMALS)  # what there is: the next one may take hours
+        write_rows(out / "table2.csv", rows, DECIMALS)  # what there is: the next one may take hours
     return rows
 
 

@@ -34,7 +34,7 @@ def make_table(tmp_path):
     judge = Corner()
 
     def make(variants, seeds, num_images=20, **changes):
-        words = Judges(judge, judge), tmp_path / "cache", tmp_path / "table", "cpu", DDGANPipeline.from_pretrained, num_images
+        words = lambda: Judges(judge, judge), tmp_path / "cache", tmp_path / "table", "cpu", DDGANPipeline.from_pretrained, num_images
         return table2.table2(override(BASE, changes), variants, seeds, *words, batch_size=10)
 
     return make
@@ -58,6 +58,11 @@ def test_variants_are_trained_and_scored(make_table, tmp_path, monkeypatch):
         written = list(csv.DictReader(file))
     assert [row["variant"] for row in written] == [row["variant"] for row in rows]
     assert float(written[1]["corner-FID"]) == pytest.approx(rows[1]["corner-FID"], abs=1e-4)
+    with open(tmp_path / "table/table2-runs.csv", newline="", encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    assert [(run["variant"], run["seed"]) for run in runs[:3]] == [("T = 4", "0"), ("T = 4", "1"), ("T = 1", "0")] and len(runs) == 8
+    mean = (float(runs[2]["corner-FID"]) + float(runs[3]["corner-FID"])) / 2
+    assert mean == pytest.approx(rows[1]["corner-FID"], abs=1e-4)
 
     monkeypatch.setattr(table2, "train", lambda *_: pytest.fail("a finished run was trained again"))
     again = make_table(["t4", "t1", "noise", "one-shot-aug"], [0, 1])

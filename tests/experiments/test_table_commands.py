@@ -72,6 +72,7 @@ def test_wrong_words(stacked_model, bars, tmp_path, capsys):
         (("table3", "--model", stacked_model, "--data", bars), 2, "this table is of stackedmnist:DIR"),
         (("table1", "--model", stacked_model, stacked_model, "--data", bars), 2, "two have one name"),
         (("table2", "--config", tmp_path / "small.yaml", "--seeds", "0,x"), 2, "give whole numbers with commas"),
+        (("table2", "--config", tmp_path / "small.yaml", "--variants", "t3", "--feature-extractor", "classifier"), 2, "variants t3"),
         (("table2", "--data", "digits"), 2, "--data: this table, whose data are a setting of --config"),
         (("figure6", "--methods", "VAE"), 2, "VAE"),
     ]
