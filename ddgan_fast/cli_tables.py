@@ -166,11 +166,11 @@ class Figure6:
     TIME: ClassVar = "most of a day on a CPU with the paper's 50,000 steps of 512"
 
     iterations: int = 50_000
-    """Steps of each training that is made here."""
+    """Steps of each training that is made here; a baseline in --out that has more keeps them."""
     batch_size: int = 512
     """Points of a step."""
     methods: str | None = None
-    """Methods, with commas between; by default all."""
+    """Methods, with commas between, of figure6.csv and figure6.png; by default all."""
     ddgan_t4: Path | None = None
     """A trained model of ours with T = 4, in place of training one."""
     ddgan_t1: Path | None = None
@@ -180,11 +180,12 @@ class Figure6:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     out: Path = OUT / "figure6"
-    """Folder of figure6.csv and figure6.png."""
+    """Folder of figure6.csv, figure6.png and of the trainings."""
 
     def run(self):
         from ddgan_fast.experiments import figure6
 
+        alone("this figure")
         ours = {name: path for name, path in (("T=4", self.ddgan_t4), ("T=1", self.ddgan_t1)) if path}
         methods = self.methods.split(",") if self.methods else figure6.METHODS
         figure6.run(self.out, self.iterations, self.batch_size, methods, pick_device(self.device), self.seed, ours)

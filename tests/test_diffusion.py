@@ -31,6 +31,13 @@ def test_coefficients(golden, steps):
     assert ulps(coef_x_t, out["posterior_mean_coef2"]) <= 2
     assert ulps(std, (0.5 * out["posterior_log_variance_clipped"]).exp() * torch.tensor([0.0] + [1.0] * (steps - 1))) <= 2
     assert schedule.a_cum[0] == 1 and schedule.sigma_cum[0] == 0
+    exact = {  # what IEEE 754 gives, whatever the CPU
+        "a": (1 - schedule.betas).double().sqrt(),
+        "sigma": schedule.betas.double().sqrt(),
+        "a_cum": schedule.a.double().cumprod(0),
+        "sigma_cum": (1 - schedule.a_cum * schedule.a_cum).double().sqrt(),
+    }
+    assert all(torch.equal(getattr(schedule, name), want.float()) for name, want in exact.items())
 
 
 @pytest.mark.parametrize("dtype, limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)], ids=["f32", "f64"])

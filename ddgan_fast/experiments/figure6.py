@@ -1,7 +1,7 @@
 """Paper Fig. 6: how samplers cover the 25 Gaussians: a vanilla GAN, WGAN-GP, DDPM at 100 and 500 steps, and DDGAN.
 
-All have the networks, the learning rate, the batch size and the iterations of C.5, and the points of the preset gaussians25. `run` writes
-figure6.csv, a row for each, and figure6.png, where they lie.
+All have the networks, the learning rate, the batch size and the iterations of C.5, and the points of the preset gaussians25; in DDGAN the
+rate falls by cosine as in its other trainings. `run` writes figure6.csv, a row for each, and figure6.png, where they lie.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from ddgan_fast.environment import device_name
 from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.points import score
 from ddgan_fast.experiments import point_baselines
-from ddgan_fast.experiments.panels import folder_for, new_figure, save_figure
+from ddgan_fast.experiments.panels import new_figure, save_figure
 from ddgan_fast.experiments.point_baselines import DDPM, GAN, Training, WassersteinGAN
+from ddgan_fast.experiments.runs import check_run, finish
 from ddgan_fast.experiments.score import DECIMALS, POINTS, write_rows
 from ddgan_fast.pictures import density
 from ddgan_fast.pipeline import DDGANPipeline
-from ddgan_fast.training.loop import train
-from ddgan_fast.training.run import check_settings, locked, open_run
+from ddgan_fast.training.run import locked
 
 log = logging.getLogger(__name__)
 BASELINES = {"GAN": (GAN, 1), "WGAN-GP": (WassersteinGAN, 1), "DDPM-100": (DDPM, 100), "DDPM-500": (DDPM, 500)}  # method: (kind, NFE)
@@ -60,7 +60,8 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
     """Train what is not given, write <out>/figure6.csv and .png, and return the rows: those of the data and of the methods, in order.
 
     out: folder, in which all trainings are kept, those of DDGAN as runs; they go on where they were stopped.
-    iterations: steps of the generator.  methods: some of METHODS.  seed: of data, weights and noise, 0 to 2^32 - 1.
+    iterations: steps of the generator; a baseline that has more of an earlier call keeps them, and its row says so.
+    methods: some of METHODS.  seed: of data, weights and noise, 0 to 2^32 - 1.
     ours: {"T=4": a model folder or run, ...} of trained models, whose rows have their own iterations and batch size.
     points: drawn from each method.
     Raises InputError, before anything is trained, for other names, wrong settings and a training in `out` of other settings; MissingError
@@ -70,12 +71,17 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
     _check(methods, ours, points)
     given = {name: _given(name, folder, device) for name, folder in ours.items()}
     configs = _configs(out, methods, ours, {"iterations": iterations, "batch_size": batch_size, "seed": seed})
+    with locked(out):
+        return _compare(out, configs, methods, given, device, points)
+
+
+def _compare(out, configs, methods, given, device, points):
+    """The rows of `run`."""
     config = configs["T=4"]
-    loader = open_loader(config, device)
-    folder_for(out)
     kinds = {BASELINES[name][0] for name in methods if name in BASELINES}
-    kept = {kind: point_baselines.read(_file(out, kind), _facts(config), iterations) for kind in kinds}
-    found, trained = {"data": Drawn(loader.dataset.items[:points].cpu(), seed)}, {}
+    kept = {kind: point_baselines.read(_file(out, kind), _facts(config, device)) for kind in kinds}
+    loader = open_loader(config, device)
+    found, trained = {"data": Drawn(loader.dataset.items[:points].cpu(), config.train.seed)}, {}
     rows = [_row("data", found["data"], device)]
     for name in methods:
         if name in BASELINES:
@@ -84,7 +90,7 @@ def run(out, iterations=50_000, batch_size=512, methods=METHODS, device="cpu", s
                 trained[kind] = _baseline(name, config, loader, device, _file(out, kind), kept[kind])
             found[name] = _baseline_points(*trained[kind], config.train, points, nfe)
         else:
-            pipe, steps_made, training = given.get(name) or _trained(configs[name], loader, out / name, device)
+            pipe, steps_made, training = given.get(name) or _trained(name, configs[name], out / name, device)
             found[name] = _drawn(pipe, points, steps_made, training)
         rows.append(_row(name, found[name], device))
         log.info("%s: %d modes, %.1f %% within 3 sigma", name, rows[-1]["modes"], 100 * rows[-1]["high_quality"])
@@ -126,9 +132,7 @@ def _configs(out, methods, ours, settings):
     except ValueError as error:
         raise InputError(str(error)) from error
     for name in set(OURS) & set(methods) - set(ours):
-        checkpoints = out / name / "checkpoints"
-        if checkpoints.is_dir() and (newest := newest_checkpoint(checkpoints)):
-            check_settings(newest, configs[name])
+        check_run(out / name, configs[name])
     return configs
 
 
@@ -137,10 +141,11 @@ def _file(out, kind):
     return out / f"{kind.__name__}.pt"
 
 
-def _facts(config):
+def _facts(config, device):
     """What the training of a baseline depends on, beside its kind."""
     settings = config.train
-    return {"model": dataclasses.asdict(config.model), "batch_size": settings.batch_size, "rate": settings.lr_g, "seed": settings.seed}
+    facts = {"batch_size": settings.batch_size, "rate": settings.lr_g, "seed": settings.seed, "device": device.type}
+    return facts | {"model": dataclasses.asdict(config.model)}
 
 
 def _baseline(name, config, loader, device, path, saved):
@@ -151,7 +156,7 @@ def _baseline(name, config, loader, device, path, saved):
     def watch(text):
         log.info("%s: %s", name, text)
 
-    return baseline, point_baselines.train(baseline, loader.batches, settings.iterations, watch, path, _facts(config), saved)
+    return baseline, point_baselines.train(baseline, loader.batches, settings.iterations, watch, path, _facts(config, device), saved)
 
 
 def _baseline_points(baseline, cost, settings, points, nfe):
@@ -160,7 +165,7 @@ def _baseline_points(baseline, cost, settings, points, nfe):
     random, start = torch.Generator(device).manual_seed(SAMPLING + settings.seed), time.perf_counter()
     samples = baseline.sample(points, random, nfe).cpu()
     setting = f"{baseline.setting}, rate {settings.lr_g:g}"
-    return Drawn(samples, settings.seed, time.perf_counter() - start, nfe, settings.iterations, settings.batch_size, cost, setting)
+    return Drawn(samples, settings.seed, time.perf_counter() - start, nfe, baseline.steps, settings.batch_size, cost, setting)
 
 
 def _given(name, folder, device):
@@ -175,21 +180,17 @@ def _given(name, folder, device):
     return pipe, made, None
 
 
-def _trained(config, loader, folder, device):
-    """(pipeline, iterations, Training or None where it went on from an earlier one); a run in `folder`."""
-    with locked(folder):
-        state = open_run(folder, config, {}, device, resume=(folder / "checkpoints").is_dir())
-        before, start = state.step, time.perf_counter()
-        train(state, loader, folder)
-    seconds = time.perf_counter() - start
-    training = None if before else Training(seconds, 1e3 * seconds / state.step)
-    return DDGANPipeline(state.ema.module, config), state.step, training
+def _trained(name, config, folder, device):
+    """As `_given` of the run in a folder, once it is finished, with its Training where that is known."""
+    training = finish(folder, config, device)
+    return *_given(name, folder, device)[:2], training
 
 
 def _drawn(pipe, points, iterations, training):
     """Points of DDGAN, of the seeds 0 .. points - 1."""
     output, settings = pipe(num_images=points, output_type="pt", batch_size=points), pipe.config.train
     adam = f"Adam {settings.beta1:g}, {settings.beta2:g}, rates {settings.lr_g:g} and {settings.lr_d:g}"
+    adam += f" to {settings.lr_min:g} by cosine" if settings.lr_decay else ""
     setting = f"R1 {settings.r1_gamma:g} every {settings.r1_every}, {adam}, EMA {settings.ema_decay:g}"
     return Drawn(output.images.cpu(), settings.seed, output.seconds, output.nfe, iterations, settings.batch_size, training, setting)
 

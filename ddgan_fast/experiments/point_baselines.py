@@ -185,7 +185,7 @@ class Training(NamedTuple):
 
 
 def train(baseline, batches, iterations, watch=log.info, path=None, facts=None, saved=None):
-    """Steps of a baseline until there are `iterations`; a Training.
+    """Steps of a baseline until there are `iterations`, none where it has more; a Training.
 
     batches: (how many to leave out) -> iterator of points [B, 2] on its device.  watch: told a line of text every LOG_EVERY steps and at
     the end.  path: a file in which the training is kept as often, with `facts`, all that it depends on.  saved: what `read` gave of it.
@@ -206,7 +206,7 @@ def train(baseline, batches, iterations, watch=log.info, path=None, facts=None, 
         watch(f"step {baseline.steps:,} of {iterations:,}: loss {text}, {1e3 * seconds / baseline.steps:.1f} ms a step")
         if path:
             _write(path, baseline, facts, seconds)
-    return Training(seconds, 1e3 * seconds / iterations)
+    return Training(seconds, 1e3 * seconds / baseline.steps)
 
 
 def _write(path, baseline, facts, seconds):
@@ -215,21 +215,20 @@ def _write(path, baseline, facts, seconds):
         torch.save({"facts": facts, "steps": baseline.steps, "seconds": seconds, "random": baseline.random.get_state()} | states, temporary)
 
 
-def read(path, facts, iterations):
+def read(path, facts):
     """What `train` kept in a file, on the CPU; None where there is none.
 
-    Raises InputError where it is of other facts or of more steps, CheckpointError where it is damaged.
+    Raises InputError where it is of other facts, CheckpointError where it is damaged.
     """
     if not path.exists():
         return None
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        before, steps = saved["facts"], saved["steps"]
+        before = saved["facts"]
         changed = [f"{name}: {before[name]} -> {value}" for name, value in facts.items() if before[name] != value]
     except Exception as error:  # torch and pickle raise of many kinds for a damaged file
         raise CheckpointError(f"{path}: cannot be read ({error}); remove it to train anew") from error
-    if changed or steps > iterations:
-        changed = changed or [f"steps: {steps} -> {iterations}"]
+    if changed:
         raise InputError(f"{path}: a training with other settings: {'; '.join(changed)}; give another --out")
     return saved
 

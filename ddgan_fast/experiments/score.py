@@ -106,6 +106,9 @@ def digits_of(source, resolution, cache, device="cpu"):
         folder = Path(folder).expanduser() if folder else FASHION_MNIST
     else:
         folder = Path(source).expanduser()
+        if not folder.is_dir():
+            known = "fashion-mnist or stackedmnist, either with :DIR, or a folder of idx files"
+            raise DataError(f"{source}: the classifier learns from labelled images of {known}; other data take another --feature-extractor")
     shape = (1, resolution, resolution)
     train, test = (read_labelled(folder, shape, part) for part in ("train", "t10k"))
     digits = "MNIST" if tuple(train[1].bincount(minlength=10).tolist()) == MNIST_LABELS else folder.resolve().name

@@ -8,17 +8,12 @@ import logging
 import statistics
 from pathlib import Path
 
-from ddgan_fast.checkpoint.folder import newest_checkpoint
-from ddgan_fast.config import ABLATIONS, Config, override, to_dict
-from ddgan_fast.config_file import read_yaml
-from ddgan_fast.data import open_loader
+from ddgan_fast.config import ABLATIONS, override, to_dict
 from ddgan_fast.data.datasets import open_dataset
-from ddgan_fast.environment import collect
 from ddgan_fast.errors import InputError
 from ddgan_fast.experiments import published
+from ddgan_fast.experiments.runs import check_run, finish
 from ddgan_fast.experiments.score import DECIMALS, check_counts, score_images, write_rows
-from ddgan_fast.training.loop import train
-from ddgan_fast.training.run import locked, open_run
 
 log = logging.getLogger("ddgan_fast")
 VARIANTS = {  # a name of the command line: the row of the table, and what differs from T = 4
@@ -55,16 +50,17 @@ def table2(base, variants, seeds, open_judges, cache, out, device, open_pipe, nu
     configs, out = _configs(base, variants, seeds), Path(out)
     runs = {key: out / f"{key[0]}-seed{key[1]}" for key in configs}
     for key, run in runs.items():
-        _check_run(run, configs[key])
-    data, judges = base.train, open_judges()
+        check_run(run, configs[key])
+    data = base.train
     dataset = open_dataset(data.data, base.model, data.seed, data.resident_gb, data.on_bad_image, data.max_images)
+    judges = open_judges()
     check_counts(dataset, judges, num_images)
     rows, rows_of_runs = [], []
     for name in variants:
         found = []
         for seed in seeds:
             run, config = runs[name, seed], configs[name, seed]
-            _finish(run, config, device)
+            finish(run, config, device)
             found.append(score_images(open_pipe(run), dataset, judges, cache, num_images=num_images, **scoring))
             rows_of_runs.append({"variant": VARIANTS[name][0], "seed": seed} | found[-1])
             log.info("%s: %s", run.name, {key: round(value, DECIMALS) for key, value in found[-1].items() if isinstance(value, float)})
@@ -90,29 +86,14 @@ def _configs(base, variants, seeds):
         raise InputError(str(error)) from error
 
 
-def _check_run(run, config):
-    """Raise InputError where the folder holds a run of other settings."""
-    if not (run / "config.yaml").exists():
-        return
-    there, here = to_dict(read_yaml(run / "config.yaml", Config())), to_dict(config)
-    if differ := [f"{name}: {there[name]} -> {here[name]}" for name in here if there[name] != here[name]]:
-        raise InputError(f"{run}: was trained with other settings: {'; '.join(differ)}; give another --out, or remove it")
-
-
-def _finish(run, config, device):
-    """Train what is left of a run; nothing is touched in one that is finished."""
-    newest = newest_checkpoint(run / "checkpoints") if (run / "checkpoints").is_dir() else None
-    if newest is not None and int(newest.name.rpartition("-")[2]) >= config.train.iterations:
-        return
-    with locked(run):
-        state = open_run(run, config, collect(), device, resume=(run / "checkpoints").is_dir())
-        train(state, open_loader(config, device), run)
-
-
 def _row(name, config, seeds, found):
     row = {"variant": name, "data": found[0]["data"], "iterations": config.train.iterations, "batch size": config.train.batch_size}
     row["seeds"] = len(seeds)
-    row |= {key: found[0][key] for key in ("images", "protocol", "classifier accuracy", "NFE", "device") if key in found[0]}
+    row |= {
+        key: found[0][key]
+        for key in ("images", "reference images", "protocol", "classifier accuracy", "NFE", "device", "engine")
+        if key in found[0]
+    }
     scores = [key for key, value in found[0].items() if isinstance(value, float) and key not in row]
     numbers = [key for key in scores if not key.endswith(" std")]  # that of IS is over its splits
     for number in numbers:

@@ -28,6 +28,7 @@ from ddgan_fast.experiments.point_baselines import (
 )
 from ddgan_fast.models import build_generator
 from ddgan_fast.pipeline import DDGANPipeline
+from ddgan_fast.training.run import locked
 
 MODEL = dataclasses.replace(preset("gaussians25").model, channels=32)
 KINDS = [GAN, WassersteinGAN, DDPM]
@@ -143,18 +144,18 @@ def test_a_training_that_was_stopped_goes_on_exactly(kind, tmp_path):
     whole, half, rest = (kind(MODEL, 1e-3, 3) for _ in range(3))
     train(whole, supply, 5, silent)
     train(half, supply, 2, silent, path, facts)
-    cost = train(rest, supply, 5, silent, path, facts, read(path, facts, 5))
+    cost = train(rest, supply, 5, silent, path, facts, read(path, facts))
     for one, other in zip(whole.parts().values(), rest.parts().values(), strict=True):
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
-    assert train(kind(MODEL, 1e-3, 3), supply, 5, silent, saved=read(path, facts, 5)) == cost  # nothing is left to do
+    assert train(kind(MODEL, 1e-3, 3), supply, 5, silent, saved=read(path, facts)) == cost  # nothing is left to do
     with pytest.raises(InputError, match="other settings: seed: 3 -> 4; give another --out"):
-        read(path, {"seed": 4}, 5)
-    with pytest.raises(InputError, match="steps: 5 -> 4"):
-        read(path, facts, 4)
+        read(path, {"seed": 4})
+    more = kind(MODEL, 1e-3, 3)
+    assert train(more, supply, 4, silent, saved=read(path, facts)) == cost and more.steps == 5  # those that it has are kept
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="training.pt: cannot be read .*; remove it to train anew"):
-        read(path, facts, 5)
-    assert read(tmp_path / "none.pt", facts, 5) is None
+        read(path, facts)
+    assert read(tmp_path / "none.pt", facts) is None
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():
@@ -184,14 +185,21 @@ def test_figure_of_short_trainings(tmp_path):
     assert ddpm100["training_seconds"] == ddpm500["training_seconds"]  # one network
     assert (one["iterations"], one["batch_size"], one["ms_per_step"], one["seed"]) == ("1234", "128", "", "7")
     assert "5 critic steps" in wgan["setting"] and "1000 steps" in ddpm100["setting"] and "R1 0.1 every 1" in four["setting"]
+    assert "rates 0.0001 and 0.0001 to 1e-05 by cosine" in four["setting"]
     with Image.open(tmp_path / "out/figure6.png") as picture:
         assert picture.size == (round(7 * 2.4 * 120), round(2.95 * 120))
     for name in ("GAN", "T=4"):  # before anything is trained
-        with pytest.raises(InputError, match="other settings: batch_size: 16 -> 32"):
+        with pytest.raises(InputError, match="other settings: .*batch_size: 16 -> 32"):
             figure6.run(tmp_path / "out", iterations=10**9, batch_size=32, methods=("T=1", name), seed=3, points=20)
+    with pytest.raises(InputError, match="T=4: was trained with other settings: iterations: 2 -> 3; give another --out"):
+        figure6.run(tmp_path / "out", iterations=3, batch_size=16, methods=("T=4",), seed=3, points=20)  # its rate has come to its end
+    with locked(tmp_path / "out"), pytest.raises(InputError, match="another process trains here"):
+        figure6.run(tmp_path / "out", iterations=2, batch_size=16, methods=methods, seed=3, points=20)
+    (_, kept) = figure6.run(tmp_path / "out", iterations=2, batch_size=16, methods=("T=4",), seed=3, points=20)
+    assert (kept["training_seconds"], kept["modes"]) == (rows[5]["training_seconds"], rows[5]["modes"])
     run_of_four = {"T=4": tmp_path / "out/T=4"}
     (_, again) = figure6.run(tmp_path / "again", methods=("T=4",), seed=3, ours=run_of_four, points=20)
-    assert (again["iterations"], again["batch_size"], again["modes"]) == (2, 16, rows[5]["modes"])
+    assert (again["iterations"], again["batch_size"], again["modes"], again["ms_per_step"]) == (2, 16, rows[5]["modes"], None)
 
 
 @pytest.mark.parametrize(

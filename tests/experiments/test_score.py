@@ -168,7 +168,7 @@ def test_wrong_words(stacked_model, bars, tmp_path, capsys, monkeypatch):
         ("", 2, "give --data"),
         (f"--data {tmp_path / 'no'}", 3, "no such path"),
         ("--data gaussians25", 2, "it holds 2-D points"),
-        ("--data digits --feature-extractor classifier", 3, "no idx files here"),
+        ("--data digits --feature-extractor classifier", 3, "digits: the classifier learns from labelled images of fashion-mnist or"),
         (f"--data stackedmnist:{bars} --protocol paper", 2, "--protocol: StackedMNIST takes none"),
         (f"--data {bars} --feature-extractor classifier --weights x", 2, "--weights: the classifier, which is trained here, takes none"),
         (f"--data {bars} --feature-extractor lite0 --weights {tmp_path / 'no.pth'}", 5, "path: "),

@@ -9,7 +9,7 @@ from ddgan_fast import DDGANPipeline
 from ddgan_fast.config import ABLATIONS, override, preset
 from ddgan_fast.errors import InputError
 from ddgan_fast.evaluation.scoring import Judges
-from ddgan_fast.experiments import published, table2
+from ddgan_fast.experiments import published, runs, table2
 from ddgan_fast.experiments.table2 import VARIANTS
 
 
@@ -59,12 +59,12 @@ def test_variants_are_trained_and_scored(make_table, tmp_path, monkeypatch):
     assert [row["variant"] for row in written] == [row["variant"] for row in rows]
     assert float(written[1]["corner-FID"]) == pytest.approx(rows[1]["corner-FID"], abs=1e-4)
     with open(tmp_path / "table/table2-runs.csv", newline="", encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
-    assert [(run["variant"], run["seed"]) for run in runs[:3]] == [("T = 4", "0"), ("T = 4", "1"), ("T = 1", "0")] and len(runs) == 8
-    mean = (float(runs[2]["corner-FID"]) + float(runs[3]["corner-FID"])) / 2
+        trained = list(csv.DictReader(file))
+    assert [(run["variant"], run["seed"]) for run in trained[:3]] == [("T = 4", "0"), ("T = 4", "1"), ("T = 1", "0")] and len(trained) == 8
+    mean = (float(trained[2]["corner-FID"]) + float(trained[3]["corner-FID"])) / 2
     assert mean == pytest.approx(rows[1]["corner-FID"], abs=1e-4)
 
-    monkeypatch.setattr(table2, "train", lambda *_: pytest.fail("a finished run was trained again"))
+    monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("a finished run was trained again"))
     again = make_table(["t4", "t1", "noise", "one-shot-aug"], [0, 1])
     assert [row["corner-FID"] for row in again] == [row["corner-FID"] for row in rows]
 
