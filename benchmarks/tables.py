@@ -86,6 +86,12 @@ TABLES = {  # name: (file, columns {heading: column of the file}, which rows)
         {"preset": "network", "images": "batch", "form": "form", "launches": "launches", "MB": "mb"},
         lambda row: row["op"] == "all",
     ),
+    "figure6": (
+        "figure6.csv",
+        {"method": "method", "NFE": "NFE", "modes of 25": "modes", "within 3 sigma": "high_quality", "KL": "kl", "steps": "iterations",
+         "points a step": "batch_size", "ms a step": "ms_per_step", "s for 10,000 points": "seconds"},
+        lambda row: True,
+    ),
     "table2-fashion": (
         "table2-fashion.csv",
         {"variant": "variant", "NFE": "NFE", "classifier-FID": "classifier-FID", "std of FID": "classifier-FID std",
