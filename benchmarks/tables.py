@@ -126,7 +126,7 @@ def table(name):
 
 
 def _cell(text):
-    """A number with four decimals or more has four significant digits, or those of its whole part."""
+    """A number below 10,000 with four decimals or more has four significant digits."""
     return f"{float(text):.4g}" if re.fullmatch(r"-?\d{1,4}\.\d{4,}", text) else text
 
 

@@ -225,7 +225,7 @@ def read(path, facts):
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         before = saved["facts"]
-        changed = [f"{name}: {before[name]} -> {value}" for name, value in facts.items() if before[name] != value]
+        changed = [f"{name}: {before.get(name)} -> {value}" for name, value in facts.items() if before.get(name) != value]
     except Exception as error:  # torch and pickle raise of many kinds for a damaged file
         raise CheckpointError(f"{path}: cannot be read ({error}); remove it to train anew") from error
     if changed:

@@ -14,6 +14,7 @@ from ddgan_fast.errors import InputError
 from ddgan_fast.experiments import published
 from ddgan_fast.experiments.runs import check_run, finish
 from ddgan_fast.experiments.score import DECIMALS, check_counts, score_images, write_rows
+from ddgan_fast.training.run import locked
 
 log = logging.getLogger("ddgan_fast")
 VARIANTS = {  # a name of the command line: the row of the table, and what differs from T = 4
@@ -43,7 +44,7 @@ def table2(base, variants, seeds, open_judges, cache, out, device, open_pipe, nu
     open_judges: () -> Judges, called once the settings are known to be right.  device: of training.  open_pipe: (run) -> DDGANPipeline.
     cache, num_images, scoring: as score.score_images takes them.
     Each training is a run in out/<variant>-seed<n>; one that was stopped goes on where it stopped, a finished one is only scored.
-    A column NAME is the mean over seeds, "NAME std" their standard deviation; out/table2-runs.csv has a row for each training.
+    A column NAME is the mean over seeds, "NAME std" their standard deviation; out/table2-runs.csv has a row for each training of this call.
     Raises InputError, before anything is trained, for what is unknown or twice, for a base of another kind, for runs in `out` of other
     settings and for too few images.
     """
@@ -56,17 +57,18 @@ def table2(base, variants, seeds, open_judges, cache, out, device, open_pipe, nu
     judges = open_judges()
     check_counts(dataset, judges, num_images)
     rows, rows_of_runs = [], []
-    for name in variants:
-        found = []
-        for seed in seeds:
-            run, config = runs[name, seed], configs[name, seed]
-            finish(run, config, device)
-            found.append(score_images(open_pipe(run), dataset, judges, cache, num_images=num_images, **scoring))
-            rows_of_runs.append({"variant": VARIANTS[name][0], "seed": seed} | found[-1])
-            log.info("%s: %s", run.name, {key: round(value, DECIMALS) for key, value in found[-1].items() if isinstance(value, float)})
-            write_rows(out / "table2-runs.csv", rows_of_runs, DECIMALS)
-        rows.append(_row(VARIANTS[name][0], config, seeds, found))
-        write_rows(out / "table2.csv", rows, DECIMALS)  # what there is: the next one may take hours
+    with locked(out):
+        for name in variants:
+            found = []
+            for seed in seeds:
+                run, config = runs[name, seed], configs[name, seed]
+                finish(run, config, device)
+                found.append(score_images(open_pipe(run), dataset, judges, cache, num_images=num_images, **scoring))
+                rows_of_runs.append({"variant": VARIANTS[name][0], "seed": seed} | found[-1])
+                log.info("%s: %s", run.name, {key: round(value, DECIMALS) for key, value in found[-1].items() if isinstance(value, float)})
+                write_rows(out / "table2-runs.csv", rows_of_runs, DECIMALS)
+            rows.append(_row(VARIANTS[name][0], config, seeds, found))
+            write_rows(out / "table2.csv", rows, DECIMALS)  # what there is: the next one may take hours
     return rows
 
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from ddgan_fast.config import override, preset
-from ddgan_fast.errors import StoppedError
+from ddgan_fast.errors import InputError, StoppedError
 from ddgan_fast.experiments import runs
 from ddgan_fast.training import loop
 
@@ -41,5 +41,17 @@ def test_what_a_training_cost_is_kept_over_stops(tmp_path, stop_at, monkeypatch)
     stop_at(None)
     assert runs.finish(run, CONFIG, "cpu") == runs.finish(run, CONFIG, "cpu") == (20, 5000)
 
-    (tmp_path / "other" / runs.COST).unlink()  # as where a process was killed before it could write
+    (tmp_path / "other" / runs.COST).write_text("")  # as where a process was killed before it could write
     assert runs.finish(tmp_path / "other", CONFIG, "cpu") is runs.finish(tmp_path / "other", CONFIG, "cpu") is None
+
+
+def test_a_folder_is_checked_before_anything_is_trained(tmp_path):
+    run = tmp_path / "run"
+    runs.check_run(run, CONFIG)
+    runs.finish(run, CONFIG, "cpu")
+    runs.check_run(run, CONFIG)
+    with pytest.raises(InputError, match="run: was trained with other settings: seed: 0 -> 9; give another --out"):
+        runs.check_run(run, override(CONFIG, {"seed": 9}))
+    (run / "config.yaml").unlink()
+    with pytest.raises(InputError, match="run: holds no run"):
+        runs.check_run(run, CONFIG)
