@@ -21,7 +21,7 @@ from ddgan_fast.pictures import whole_file
 from ddgan_fast.training.ema import EMA
 
 log = logging.getLogger(__name__)
-CRITIC_STEPS, PENALTY = 5, 10.0  # Gulrajani et al. 2017, Algorithm 1
+CRITIC_STEPS, PENALTY = 5, 0.1  # Gulrajani et al. 2017; 10 is for images, this is what their code has for these points
 TIME_FEATURES = 32  # of DDPM's sinusoidal embedding
 EMA_DECAY = 0.999  # of DDPM; its paper's 0.9999 would keep the start for the length of the training, ours has this
 LOG_EVERY = 2000
@@ -108,8 +108,8 @@ class GAN:
 class WassersteinGAN(GAN):
     """WGAN-GP, Gulrajani et al. 2017, Algorithm 1: an iteration is 5 steps of the critic, each on points of its own, and one of G."""
 
-    setting = f"{CRITIC_STEPS} critic steps, gradient penalty {PENALTY:g}, Adam 0, 0.9"
-    betas = 0.0, 0.9
+    setting = f"{CRITIC_STEPS} critic steps, gradient penalty {PENALTY:g}, Adam 0.5, 0.9"
+    betas = 0.5, 0.9
     batches_per_step = CRITIC_STEPS
 
     def step(self, batches):
