@@ -26,7 +26,7 @@ class Schedule:
     `posterior_table` has them for the prediction.
     pair: [4, T] float32; column t: a_cum[t], sigma_cum[t], a[t + 1], sigma[t + 1], for `ops.q_sample_pair`.
     The betas are computed in float64 and rounded to float32; all that follows is float32, as in the released code, except that
-    the products in a_cum are rounded once. All but the last digit of `posterior` is the same on every CPU.
+    the products in a_cum are rounded once. They are the same on every CPU, but for the last digit of `posterior`.
     Raises InputError for steps < 1, for an epsilon outside [0, 1) and for another prediction than x0, x_t or noise.
     """
 

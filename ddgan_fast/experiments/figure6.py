@@ -1,7 +1,7 @@
 """Paper Fig. 6: how samplers cover the 25 Gaussians: a vanilla GAN, WGAN-GP, DDPM at 100 and 500 steps, and DDGAN.
 
-All have the networks, the learning rate, the batch size and the iterations of C.5, and the points of the preset gaussians25; in DDGAN the
-rate falls by cosine as in its other trainings. `run` writes figure6.csv, a row for each, and figure6.png, where they lie.
+All have the networks, the learning rate, the batch size and the iterations of C.5, and the points of the preset gaussians25; the rate of
+DDGAN falls by cosine, as in its other trainings. `run` writes figure6.csv, a row for each, and figure6.png, where they lie.
 """
 
 import dataclasses
