@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -227,16 +228,26 @@ def worker_of(served):
     return int(worker)
 
 
+def fill(served, waiting=40, more=20):
+    """The connections of as many requests as may wait, while the model's process is stopped: those beyond them were refused."""
+    clients = [served.connect() for _ in range(waiting + more)]
+    for client in clients:
+        client.request("POST", "/v1/images", b'{"num_images": 16}', {"Content-Type": "application/json"})
+    deadline, refused = time.monotonic() + 60, []
+    while len(refused) < more:
+        refused, _, _ = select.select([client.sock for client in clients], [], [], 1)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    taken = [client for client in clients if client.sock not in refused]
+    assert [client.getresponse().status for client in clients if client not in taken] == [429] * more
+    return taken
+
+
 def test_those_who_leave_free_their_places_only_when_the_model_lets_go(served):
     worker = worker_of(served)
     os.kill(worker, signal.SIGSTOP)  # a batch that takes long
     try:
-        left = [served.connect() for _ in range(40)]
-        for client in left:
-            client.request("POST", "/v1/images", b"{}", {"Content-Type": "application/json"})
-        while served.images()[0] != 429:
-            time.sleep(0.05)
-        for client in left:
+        for client in fill(served):
             client.sock.shutdown(socket.SHUT_RDWR)
             client.close()
         time.sleep(0.5)
@@ -268,14 +279,12 @@ def test_what_keeps_the_model_from_starting_is_one_message_with_its_exit_code(se
 
 
 def test_sigterm_to_all_processes_answers_what_was_asked_and_ends(served):
-    with ThreadPoolExecutor(16) as pool:
-        worker = worker_of(served)
-        os.kill(worker, signal.SIGSTOP)
-        asked = [pool.submit(served.images, seed=seed, num_images=16) for seed in range(16)]
-        time.sleep(1)
-        os.kill(worker, signal.SIGCONT)
-        os.killpg(served.process.pid, signal.SIGTERM)
-        assert [answer.result()[0] for answer in asked] == [200] * 16
+    worker = worker_of(served)
+    os.kill(worker, signal.SIGSTOP)
+    asked = fill(served)
+    os.kill(worker, signal.SIGCONT)
+    os.killpg(served.process.pid, signal.SIGTERM)
+    assert [client.getresponse().status for client in asked] == [200] * len(asked)
     assert served.process.wait(20) == 0, served.log.read_text()
 
 
