@@ -2,10 +2,10 @@
 
 The launches are those of the CIFAR-10 and 256-pixel networks, forward and backward, and of the folded generator, recorded on meta
 tensors (launches.py). Each kernel is compiled in the form with the largest tile and the most inputs, once for each set of its switches;
-`--all` compiles every form, for sm_90 alone.
+`--all` compiles every form, `--sm 90` for that architecture alone.
 
-`python -m benchmarks.kernels_report [--all]` (`make kernels-report`) prints the table and writes results/meta/kernels.csv. The exit
-code is 1 where a kernel spills or needs more shared memory than an architecture has.
+`python -m benchmarks.kernels_report [--all] [--sm N ...]` (`make kernels-report`) prints the table and writes results/meta/kernels.csv.
+The exit code is 1 where a kernel spills or needs more shared memory than an architecture has.
 """
 
 import argparse
@@ -106,10 +106,10 @@ def examine(i):
     } | {name: len(re.findall(pattern, sass)) for name, pattern in COUNTED.items()}
 
 
-def main(every, out):
+def main(every, architectures, out):
     jobs = []
     for dtype in DTYPES:
-        launches, architectures = (forms(dtype), [90]) if every else (most_demanding(forms(dtype)), SHARED_KB)
+        launches = forms(dtype) if every else most_demanding(forms(dtype))
         jobs += [(launch, dtype, architecture) for launch in launches for architecture in architectures]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
@@ -127,7 +127,8 @@ def main(every, out):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--all", action="store_true", help="every form, for sm_90 alone, not the most demanding ones for each architecture")
+    parser.add_argument("--all", action="store_true", help="every form, not the most demanding ones")
+    parser.add_argument("--sm", type=int, nargs="+", choices=SHARED_KB, default=list(SHARED_KB), help="architectures, all by default")
     parser.add_argument("--out", type=Path, help="folder of kernels.csv, in place of results/meta")
     args = parser.parse_args()
-    sys.exit(main(args.all, args.out))
+    sys.exit(main(args.all, args.sm, args.out))
