@@ -1,7 +1,8 @@
 """Paper Fig. 6: how samplers cover the 25 Gaussians: a vanilla GAN, WGAN-GP, DDPM at 100 and 500 steps, and DDGAN.
 
-All have the networks, the learning rate, the batch size and the iterations of C.5, and the points of the preset gaussians25; the rate of
-DDGAN falls by cosine, as in its other trainings. `run` writes figure6.csv, a row for each, and figure6.png, where they lie.
+All have the networks, the batch size and the iterations of C.5, and the points of the preset gaussians25; the rates are those of
+point_baselines, and that of DDGAN falls by cosine, as in its other trainings. `run` writes figure6.csv, a row for each, and figure6.png,
+where they lie.
 """
 
 import dataclasses
@@ -79,7 +80,7 @@ def _compare(out, configs, methods, given, device, points):
     """The rows of `run`."""
     config = configs["T=4"]
     kinds = {BASELINES[name][0] for name in methods if name in BASELINES}
-    kept = {kind: point_baselines.read(_file(out, kind), _facts(config, device)) for kind in kinds}
+    kept = {kind: point_baselines.read(_file(out, kind), _facts(kind, config, device)) for kind in kinds}
     loader = open_loader(config, device)
     found, trained = {"data": Drawn(loader.dataset.items[:points].cpu(), config.train.seed)}, {}
     rows = [_row("data", found["data"], device)]
@@ -141,22 +142,22 @@ def _file(out, kind):
     return out / f"{kind.__name__}.pt"
 
 
-def _facts(config, device):
-    """What the training of a baseline depends on, beside its kind."""
+def _facts(kind, config, device):
+    """What the training of a baseline depends on."""
     settings = config.train
-    facts = {"batch_size": settings.batch_size, "rate": settings.lr_g, "seed": settings.seed, "device": device.type}
+    facts = {"batch_size": settings.batch_size, "rate": kind.rate, "seed": settings.seed, "device": device.type}
     return facts | {"model": dataclasses.asdict(config.model)}
 
 
 def _baseline(name, config, loader, device, path, saved):
     """(baseline, Training), from where it was stopped."""
-    settings = config.train
-    baseline = BASELINES[name][0](config.model, settings.lr_g, settings.seed, device)
+    kind, settings = BASELINES[name][0], config.train
+    baseline = kind(config.model, settings.seed, device)
 
     def watch(text):
         log.info("%s: %s", name, text)
 
-    return baseline, point_baselines.train(baseline, loader.batches, settings.iterations, watch, path, _facts(config, device), saved)
+    return baseline, point_baselines.train(baseline, loader.batches, settings.iterations, watch, path, _facts(kind, config, device), saved)
 
 
 def _baseline_points(baseline, cost, settings, points, nfe):
@@ -164,7 +165,7 @@ def _baseline_points(baseline, cost, settings, points, nfe):
     device = baseline.random.device
     random, start = torch.Generator(device).manual_seed(SAMPLING + settings.seed), time.perf_counter()
     samples = baseline.sample(points, random, nfe).cpu()
-    setting = f"{baseline.setting}, rate {settings.lr_g:g}"
+    setting = f"{baseline.setting}, rate {baseline.rate:g}"
     return Drawn(samples, settings.seed, time.perf_counter() - start, nfe, baseline.steps, settings.batch_size, cost, setting)
 
 
