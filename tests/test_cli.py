@@ -1,7 +1,9 @@
 """The command line: what works, exit codes, one message per error, nothing left behind."""
 
 import json
+import math
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -141,6 +143,7 @@ WRONG = {
     "unknown engine": (["sample", "--model", "MODEL", "--num-images", "1", "--engine", "fast"], 2, "auto, eager"),
     "unknown precision": (["sample", "--model", "MODEL", "--num-images", "1", "--precision", "int8"], 2, "bf16"),
     "cut weights": (["sample", "--model", "CUT_MODEL", "--num-images", "1"], 4, "model.safetensors"),
+    "weights of NaN": (["experiment", "samples", "--model", "NAN_MODEL"], 4, "NaN or infinity in "),
     "newer model": (["sample", "--model", "NEW_MODEL", "--num-images", "1"], 4, "upgrade"),
     "convert nothing": (["convert", "nowhere.pth", "--preset", "cifar10", "--out", "x"], 4, "no such file"),
     "convert text": (["convert", "TEXT/notes.txt", "--preset", "cifar10", "--out", "x"], 4, "notes.txt"),
@@ -162,12 +165,14 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(capsys, tmp_path, monke
     data = (inputs / "ONE/a.png").read_bytes()
     (inputs / "BROKEN/cut.png").write_bytes(data[: len(data) // 2])
     (inputs / "BAD_YAML").write_text("steps: 2\nbatchsize: 1\n")
-    for name in ("CUT_MODEL", "NEW_MODEL", "HUGE_MODEL", "WIDE_MODEL"):
+    for name in ("CUT_MODEL", "NAN_MODEL", "NEW_MODEL", "HUGE_MODEL", "WIDE_MODEL"):
         (inputs / name).mkdir()
         for file in model.iterdir():
             (inputs / name / file.name).write_bytes(file.read_bytes())
     weights = inputs / "CUT_MODEL/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
+    weights = inputs / "NAN_MODEL/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + struct.pack("<f", math.nan))
     config = inputs / "NEW_MODEL/config.json"
     config.write_text(config.read_text().replace('"format_version": 1', '"format_version": 9'))
     for name, channels in (("HUGE_MODEL", 4_000_000), ("WIDE_MODEL", 40_000)):

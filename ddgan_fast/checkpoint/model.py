@@ -112,9 +112,11 @@ def read_config(values, where):
 
 
 def load_into(network, tensors, where, assign=False):
-    """Load tensors that must fit exactly. Raises CheckpointError that names the file and the keys."""
+    """Load tensors that must fit exactly, and be finite. Raises CheckpointError that names the file and the keys."""
     try:
         compare({key: tuple(p.shape) for key, p in network.state_dict().items()}, {key: tuple(t.shape) for key, t in tensors.items()})
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
+    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise CheckpointError(f"{where}: NaN or infinity in {', '.join(broken[:5])}; what trained it had failed: take an older checkpoint")
     network.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=assign)

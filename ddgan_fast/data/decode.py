@@ -105,6 +105,10 @@ class Images:
         """One image uint8 [C, R, R]. Raises DataError naming a bad one."""
         return decode(self.source.read(index), self.source.label(index), self.shape)
 
+    def files(self):
+        """Yield what the source holds of each image, not decoded. Raises DataError for one that cannot be read, or with skip as `good`."""
+        return (self.good(index, self.source.read) for index in range(self.count))
+
     def good(self, index, act):
         """act(index), or where that image is bad and may be skipped, of the next good one."""
         for candidate in (each % self.count for each in range(index, index + _TRIES)):

@@ -16,7 +16,7 @@ from ddgan_fast.pictures import whole_file
 
 log = logging.getLogger("ddgan_fast")
 VERSION = 1  # of what is in the file, and of how images are brought to a resolution
-HASHED_IMAGES = 4096
+DECODED = 4096  # images whose pixels are hashed, where decoding all would take long
 BATCH = 100
 
 
@@ -28,10 +28,11 @@ def default_cache():
 def reference_features(dataset, judges, manifold_images, cache, watch=lambda count: None):
     """Collected of all images of a data set, from a file where they have been looked at before.
 
-    dataset: with len() and __getitems__(indices) -> uint8 [B, C, H, W]; it is looked at in a random order, always the same, so that the
-    first manifold_images are of all its parts.  cache: a folder.  The file's name is a hash of the number of images, the bytes of up to
-    4,096 evenly spaced ones, the judges' networks and weights, and VERSION, so that another set or network has another; a set of more in
-    which a few images were changed may not.  A damaged file is made again.  Where the folder cannot be written, a warning says so.
+    dataset: with len() and __getitems__(indices) -> uint8 [B, C, H, W], and files() as data.decode.Images where that decodes; it is
+    looked at in a random order, always the same, so that the first manifold_images are of all its parts.  cache: a folder.  The file's
+    name is a hash of all images as they are kept, of the pixels of up to 4,096 evenly spaced ones, which another decoder or size changes,
+    of the judges' networks and weights, and of VERSION.  A damaged file is made again.  Where the folder cannot be written, a warning
+    says so.
     watch: told the number of images of each batch that is looked at.
     """
     rank, world = rank_and_world()
@@ -68,8 +69,13 @@ def _known(path, count):
 
 
 def _key(dataset, judges, manifold_images):
-    step = -(-len(dataset) // HASHED_IMAGES)
     digest = hashlib.sha256(f"{VERSION} {len(dataset)} {judges.identity} {manifold_images}".encode())
+    step = 1
+    if hasattr(dataset, "files"):
+        step = -(-len(dataset) // DECODED)
+        for item in dataset.files():
+            digest.update(f"{len(item)} ".encode())
+            digest.update(item)
     for batch in _batches(dataset, range(0, len(dataset), step)):
         digest.update(f"{tuple(batch.shape)}".encode() + batch.contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

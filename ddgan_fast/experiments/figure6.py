@@ -92,7 +92,7 @@ def _compare(out, configs, methods, given, device, points):
             found[name] = _baseline_points(*trained[kind], config.train, points, nfe)
         else:
             pipe, steps_made, training = given.get(name) or _trained(name, configs[name], out / name, device)
-            found[name] = _drawn(pipe, points, steps_made, training)
+            found[name] = _drawn(pipe, points, steps_made, training, "given, with the config: " if name in given else "")
         rows.append(_row(name, found[name], device))
         log.info("%s: %d modes, %.1f %% within 3 sigma", name, rows[-1]["modes"], 100 * rows[-1]["high_quality"])
         write_rows(out / "figure6.csv", rows, DECIMALS)  # what there is: the next one may take hours
@@ -187,12 +187,12 @@ def _trained(name, config, folder, device):
     return *_given(name, folder, device)[:2], training
 
 
-def _drawn(pipe, points, iterations, training):
-    """Points of DDGAN, of the seeds 0 .. points - 1."""
+def _drawn(pipe, points, iterations, training, origin):
+    """Points of DDGAN, of the seeds 0 .. points - 1.  origin: what its setting begins with."""
     output, settings = pipe(num_images=points, output_type="pt", batch_size=points), pipe.config.train
     adam = f"Adam {settings.beta1:g}, {settings.beta2:g}, rates {settings.lr_g:g} and {settings.lr_d:g}"
     adam += f" to {settings.lr_min:g} by cosine" if settings.lr_decay else ""
-    setting = f"R1 {settings.r1_gamma:g} every {settings.r1_every}, {adam}, EMA {settings.ema_decay:g}"
+    setting = f"{origin}R1 {settings.r1_gamma:g} every {settings.r1_every}, {adam}, EMA {settings.ema_decay:g}"
     return Drawn(output.images.cpu(), settings.seed, output.seconds, output.nfe, iterations, settings.batch_size, training, setting)
 
 

@@ -187,9 +187,9 @@ def train(baseline, batches, iterations, watch=log.info, path=None, facts=None, 
 
     batches: (how many to leave out) -> iterator of points [B, 2] on its device.  watch: told a line of text every LOG_EVERY steps and at
     the end.  path: a file in which the training is kept as often, with `facts`, all that it depends on.  saved: what `read` gave of it.
-    Raises NonFiniteError where a loss is not finite by then.
+    Raises NonFiniteError where a loss is not finite by then, CheckpointError where something is missing in `saved`.
     """
-    seconds = _restore(baseline, saved) if saved else 0.0
+    seconds = _restore(baseline, saved, path) if saved else 0.0
     supply, start = batches(baseline.steps * baseline.batches_per_step), time.perf_counter() - seconds
     while baseline.steps < iterations:
         losses = baseline.step(supply)
@@ -225,16 +225,23 @@ def read(path, facts):
         before = saved["facts"]
         changed = [f"{name}: {before.get(name)} -> {value}" for name, value in facts.items() if before.get(name) != value]
     except Exception as error:  # torch and pickle raise of many kinds for a damaged file
-        raise CheckpointError(f"{path}: cannot be read ({error}); remove it to train anew") from error
+        raise _unreadable(path, error) from error
     if changed:
         raise InputError(f"{path}: a training with other settings: {'; '.join(changed)}; give another --out")
     return saved
 
 
-def _restore(baseline, saved):
+def _restore(baseline, saved, path):
     """Go on from what `read` gave; the seconds that it took until then."""
-    for name, part in baseline.parts().items():
-        part.load_state_dict(saved[name])
-    baseline.random.set_state(saved["random"])
-    baseline.steps = saved["steps"]
-    return saved["seconds"]
+    try:
+        for name, part in baseline.parts().items():
+            part.load_state_dict(saved[name])
+        baseline.random.set_state(saved["random"])
+        baseline.steps = saved["steps"]
+        return saved["seconds"]
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:  # what torch raises for a state of another kind
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path, error):
+    return CheckpointError(f"{path}: cannot be read ({error!r}); remove it to train anew")

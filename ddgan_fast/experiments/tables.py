@@ -5,8 +5,9 @@ writes `tableN.csv`, `tableN.md` and a grid of samples of each model into the fo
 {column: value} as the CSV has them, on every rank but the first None. Raises InputError where models are missing or do not go together,
 and what score.py raises.
 
-A published number stands in the column of its name ("FID"); what another network made has its own column ("lite0-FID"), and a line of the
-Markdown says that the two do not compare. Seconds are those of 100 images everywhere, as the paper gives them.
+A published number stands in the column of its name ("FID"); what another network made, or was made of other images, has its own column
+("lite0-FID", "digits-FID"), and a line of the Markdown says that the two do not compare. Seconds are those of 100 images everywhere, as
+the paper gives them.
 """
 
 import csv
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ddgan_fast.data.datasets import NAMES
 from ddgan_fast.environment import device_name
 from ddgan_fast.errors import DataError, InputError
 from ddgan_fast.evaluation.scoring import PROTOCOLS
@@ -29,7 +31,8 @@ SECONDS = "seconds per 100 images"
 TEXT = "source", "model", "data", "protocol", "engine", "device"
 FIRST = "source", "model", "IS", "FID", "recall", "modes", "KL"  # then those of other networks
 LAST = "NFE", SECONDS, "batch", "evaluations timed", "images", "reference images", "data", "protocol", "engine", "device"
-# The published recall is VGG16's: what one network for all numbers makes has its own name, even where that is Inception
+PAPER_SETS = {1: ("cifar10", (3, 32, 32)), 4: (None, (3, 256, 256)), 5: (None, (3, 256, 256))}  # table: name among NAMES, shape of an image
+# Recall and precision are of VGG16, under its name; where one network makes all numbers, these have its name too, even Inception's
 RENAMED = {"recall": "inception-recall", "precision": "inception-precision"}
 OTHERS = "-IS", "-FID", "-recall", "-precision", "-modes", "-KL"  # how their columns end
 SAMPLES, SAMPLES_256 = 64, 16  # of a grid, up to 64x64 pixels and above
@@ -53,7 +56,7 @@ def table1(models, dataset, judges, cache, out, num_images=50_000, batch_size=10
         "It has a time and no quality; `evaluations timed` of its NFE were timed, and the rest follows from them."
     )
     sheet = _Sheet(1, "CIFAR-10", published.TABLE1, Path(out), lambda rows: [_conditions(rows), untrained])
-    rows = sheet.fill(models, lambda pipe: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch))
+    rows = sheet.fill(models, _score(1, dataset, judges, cache, protocol, num_images, batch_size, watch))
     if rows is None:
         return None
     batch = timed_batch or sampler_times.batch_of(next(iter(models.values())))
@@ -93,7 +96,7 @@ def table4(models, dataset, judges, cache, out, num_images=30_000, batch_size=10
     """CelebA-HQ at 256x256. Arguments as `table1`; the time is that of drawing the images which are scored."""
     _checked(models, out)
     sheet = _Sheet(4, "CelebA-HQ 256", published.TABLE4, Path(out), lambda rows: [_conditions(rows)])
-    rows = sheet.fill(models, lambda pipe: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch))
+    rows = sheet.fill(models, _score(4, dataset, judges, cache, protocol, num_images, batch_size, watch))
     return rows and sheet.write(rows)
 
 
@@ -101,7 +104,7 @@ def table5(models, dataset, judges, cache, out, num_images=50_000, batch_size=10
     """LSUN Church at 256x256. Arguments as `table4`."""
     _checked(models, out)
     sheet = _Sheet(5, "LSUN Church 256", published.TABLE5, Path(out), lambda rows: [_conditions(rows)])
-    rows = sheet.fill(models, lambda pipe: score_images(pipe, dataset, judges, cache, protocol, num_images, batch_size, watch))
+    rows = sheet.fill(models, _score(5, dataset, judges, cache, protocol, num_images, batch_size, watch))
     return rows and sheet.write(rows)
 
 
@@ -127,6 +130,19 @@ def _checked(models, out):
         if (other, place) != (shape, device):
             raise InputError(f"model {label!r}: {list(other)} on {place}, {first!r}: {list(shape)} on {device}; one table has one of both")
     return device
+
+
+def _score(number, dataset, *options):
+    """score(pipe) -> the row of `score_images`, whose FID and IS carry the set's name where that cannot be the one of the paper's table."""
+    name, shape = PAPER_SETS[number]
+
+    def score(pipe):
+        found = score_images(pipe, dataset, *options)
+        if found is None or (pipe.config.model.sample_shape == shape and dataset.name not in NAMES.keys() - {name}):
+            return found
+        return {f"{dataset.name}-{key}" if key in ("FID", "IS", "IS std") else key: value for key, value in found.items()}
+
+    return score
 
 
 def _quoted(rows):
@@ -193,7 +209,7 @@ class _Sheet:
 
 
 def _markdown(title, columns, rows, notes, pictures):
-    lines = [f"# {title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = [f"# {title}", "", f"| {' | '.join(map(_cell, columns))} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in rows]
     for note in notes:
         lines += ["", note]

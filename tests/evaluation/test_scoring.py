@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ddgan_fast.data.decode import Images
 from ddgan_fast.errors import InputError
+from ddgan_fast.evaluation import reference
 from ddgan_fast.evaluation.metrics import Statistics, frechet_distance, inception_score, precision_recall
 from ddgan_fast.evaluation.reference import reference_features
 from ddgan_fast.evaluation.scoring import PROTOCOLS, Judges, collect, scores, through_jpeg
@@ -121,6 +123,26 @@ def test_another_set_or_network_makes_another_reference(looked):
     changed[123, 4, 4, 1] ^= 1
     for other in ((changed, judge), (images[:-1], judge), (images, Pixels(identity="pixels 2")), (images, judge, 21)):
         assert looked(*other)[1] == len(other[0])
+
+
+class Files(list):
+    """A source of raw pixels."""
+
+    name, read, label = "files", list.__getitem__, list.__getitem__
+
+
+def test_a_changed_file_of_many_makes_another_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "DECODED", 5)
+    files, judge = Files(images_of(20).numpy()), Pixels()
+
+    def seen():
+        judge.seen = 0
+        reference_features(Images(files, (3, 8, 8)), Judges(judge, judge), 10, tmp_path)
+        return judge.seen
+
+    assert (seen(), seen()) == (20, 0)
+    files[3] = files[4]  # none of those whose pixels are hashed
+    assert (seen(), seen()) == (20, 0)
 
 
 def test_a_damaged_reference_is_made_again(looked, tmp_path, caplog):

@@ -153,6 +153,9 @@ def test_a_training_that_was_stopped_goes_on_exactly(kind, tmp_path):
         read(path, {"seed": 4})
     more = kind(MODEL, 3)
     assert train(more, supply, 4, silent, saved=read(path, facts)) == cost and more.steps == 5  # those that it has are kept
+    torch.save({name: value for name, value in read(path, facts).items() if name != "network"}, path)
+    with pytest.raises(CheckpointError, match="training.pt: cannot be read .*'network'.*; remove it to train anew"):
+        train(kind(MODEL, 3), supply, 5, silent, path, facts, read(path, facts))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="training.pt: cannot be read .*; remove it to train anew"):
         read(path, facts)
@@ -188,6 +191,7 @@ def test_figure_of_short_trainings(tmp_path):
     assert "5 critic steps" in wgan["setting"] and "R1 0.1 every 1" in four["setting"]
     assert "1000 steps" in ddpm100["setting"] and ddpm100["setting"].endswith(", rate 0.001")
     assert "rates 0.0001 and 0.0001 to 1e-05 by cosine" in four["setting"]
+    assert one["setting"].startswith("given, with the config: R1 ") and four["setting"].startswith("R1 ")
     with Image.open(tmp_path / "out/figure6.png") as picture:
         assert picture.size == (round(7 * 2.4 * 120), round(2.95 * 120))
     for name in ("GAN", "T=4"):  # before anything is trained

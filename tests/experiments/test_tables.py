@@ -144,7 +144,8 @@ def test_files_hold_the_rows(first):
 
 
 @pytest.mark.parametrize("table, number, rows", [(table4, 4, published.TABLE4), (table5, 5, published.TABLE5)], ids=["table4", "table5"])
-def test_inception_stands_beside_the_paper(make, tmp_path, table, number, rows):
+def test_inception_stands_beside_the_paper(make, tmp_path, table, number, rows, monkeypatch):
+    monkeypatch.setitem(tables.PAPER_SETS, number, (None, (1, 8, 8)))
     found = table({"mine": make()}, Noise(), judges_of("", "vgg16-"), tmp_path, tmp_path / "new/out", 24, protocol="paper")
     assert [row["source"] for row in found] == ["measured"] + ["paper"] * len(rows)
     mine, paper = found[:2]
@@ -157,7 +158,23 @@ def test_inception_stands_beside_the_paper(make, tmp_path, table, number, rows):
 
 def test_one_network_for_all_does_not_give_the_published_recall(make, tmp_path):
     mine = table5({"mine": make()}, Noise(), judges_of(""), tmp_path, tmp_path, 24)[0]
-    assert "inception-recall" in mine and "recall" not in mine and mine["FID"] > 0
+    assert "inception-recall" in mine and "recall" not in mine
+
+
+@pytest.mark.parametrize("shape, name", [((3, 256, 256), "noise"), ((1, 8, 8), "digits"), ((1, 8, 8), "cifar10")])
+def test_numbers_of_other_images_stand_apart(make, tmp_path, monkeypatch, shape, name):
+    monkeypatch.setitem(tables.PAPER_SETS, 5, (None, shape))
+    rows = table5({"mine": make()}, Noise(name=name), judges_of(""), tmp_path, tmp_path, 24)
+    assert rows[0][f"{name}-FID"] > 0 and rows[0]["FID"] is None and rows[0][f"{name}-IS"] >= 1 and rows[1]["FID"] > 0
+    assert f"{name}-FID, {name}-IS" in (tmp_path / "table5.md").read_text(encoding="utf-8").split("do not compare")[0].splitlines()[-1]
+
+
+def test_table1_takes_cifar10_alone_beside_the_paper():
+    pipe = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(sample_shape=(3, 32, 32))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "score_images", lambda pipe, dataset: {"FID": 3.0, "images": 1})
+        found = [tables._score(1, Noise(name=name))(pipe) for name in ("cifar10", "my folder", "emoji")]
+    assert found == [{"FID": 3.0, "images": 1}] * 2 + [{"emoji-FID": 3.0, "images": 1}]
 
 
 @pytest.mark.parametrize("digits, own", [("MNIST", ""), ("Fashion-MNIST", "Fashion-MNIST-")])
@@ -201,7 +218,7 @@ def test_what_was_scored_before_an_error_is_kept(make, tmp_path):
     with pytest.raises(DataError, match="NaN or infinity"):
         table4({"good": good, "bad": bad}, Noise(), judges_of(""), tmp_path, tmp_path / "out", 24)
     mine, paper = read_rows(tmp_path / "out/table4.csv")[:2]
-    assert (mine["model"], paper["source"]) == ("good", "paper") and mine["FID"] > 0
+    assert (mine["model"], paper["source"]) == ("good", "paper") and mine["noise-FID"] > 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table4-1.png", "table4.csv", "table4.md"}
 
 
