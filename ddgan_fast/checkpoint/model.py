@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ddgan_fast import config as configs
 from ddgan_fast.checkpoint.folder import newest_checkpoint, read_json, read_tensors, verify, write_folder, write_json
-from ddgan_fast.checkpoint.reference import compare
+from ddgan_fast.checkpoint.reference import check_finite, compare
 from ddgan_fast.errors import CheckpointError, InputError
 from ddgan_fast.models import build_generator
 
@@ -113,10 +113,10 @@ def read_config(values, where):
 
 def load_into(network, tensors, where, assign=False):
     """Load tensors that must fit exactly, and be finite. Raises CheckpointError that names the file and the keys."""
+    tensors = {key: value.float() for key, value in tensors.items()}
     try:
         compare({key: tuple(p.shape) for key, p in network.state_dict().items()}, {key: tuple(t.shape) for key, t in tensors.items()})
+        check_finite(tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
-    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
-        raise CheckpointError(f"{where}: NaN or infinity in {', '.join(broken[:5])}; what trained it had failed: take an older checkpoint")
-    network.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=assign)
+    network.load_state_dict(tensors, assign=assign)

@@ -138,6 +138,7 @@ def load_reference_discriminator(state_dict, options, size="small"):
 def _load(network, keys, state_dict):
     state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     compare(reference_shapes(network, keys), {key: tuple(value.shape) for key, value in state_dict.items()})
+    check_finite(state_dict)
     network.load_state_dict({name: to_ours(key, state_dict[key]) for name, key in keys.items()})
     return network
 
@@ -145,6 +146,12 @@ def _load(network, keys, state_dict):
 def reference_shapes(network, keys):
     """{reference key: shape} of our network; keys: as `generator_keys` gives them."""
     return {keys[name]: tuple(to_ours(keys[name], p.detach()).shape) for name, p in network.named_parameters()}
+
+
+def check_finite(tensors):
+    """Raises CheckpointError that names the first five of {key: tensor} that hold NaN or infinity."""
+    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise CheckpointError(f"NaN or infinity in {', '.join(broken[:5])}: the file is damaged, or its training had failed")
 
 
 def compare(want, have):

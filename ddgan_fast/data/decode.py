@@ -106,8 +106,14 @@ class Images:
         return decode(self.source.read(index), self.source.label(index), self.shape)
 
     def files(self):
-        """Yield what the source holds of each image, not decoded. Raises DataError for one that cannot be read, or with skip as `good`."""
-        return (self.good(index, self.source.read) for index in range(self.count))
+        """Yield what the source holds of each image, not decoded. Raises DataError for one that cannot be read; with skip it is b""."""
+        for index in range(self.count):
+            try:
+                yield self.source.read(index)
+            except DataError:
+                if not self.skips:
+                    raise
+                yield b""
 
     def good(self, index, act):
         """act(index), or where that image is bad and may be skipped, of the next good one."""

@@ -30,9 +30,9 @@ def reference_features(dataset, judges, manifold_images, cache, watch=lambda cou
 
     dataset: with len() and __getitems__(indices) -> uint8 [B, C, H, W], and files() as data.decode.Images where that decodes; it is
     looked at in a random order, always the same, so that the first manifold_images are of all its parts.  cache: a folder.  The file's
-    name is a hash of all images as they are kept, of the pixels of up to 4,096 evenly spaced ones, which another decoder or size changes,
-    of the judges' networks and weights, and of VERSION.  A damaged file is made again.  Where the folder cannot be written, a warning
-    says so.
+    name is a hash of the judges' networks and weights, of VERSION, and of the pixels of all images; where decoding them would take long,
+    of all files and of the pixels of up to 4,096 evenly spaced ones, which another decoder changes.  A damaged file is made again.  Where
+    the folder cannot be written, a warning says so.
     watch: told the number of images of each batch that is looked at.
     """
     rank, world = rank_and_world()

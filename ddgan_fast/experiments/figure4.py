@@ -1,4 +1,4 @@
-"""Paper Fig. 4: FID against the time of 100 images, of the rows of tables.table1 that have both; one panel for each network's FID.
+"""Paper Fig. 4: FID against the time of 100 images, of the rows of tables.table1 that have both; one panel for each kind of FID.
 
 The paper drew curves over the number of steps, whose numbers it does not print: published points are those of its Table 1.
 """
@@ -47,7 +47,7 @@ def draw(rows, path):
 
 
 def panels_of(rows):
-    """{name of an FID: [Point]}, the published kind first; FIDs of different networks are numbers of different kinds."""
+    """{name of an FID: [Point]}, the published kind first; FIDs of other networks or images are of another kind."""
     panels = {}
     for row in rows:
         for metric in (name for name in row if name == "FID" or name.endswith("-FID")):

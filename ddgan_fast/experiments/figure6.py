@@ -1,8 +1,8 @@
 """Paper Fig. 6: how samplers cover the 25 Gaussians: a vanilla GAN, WGAN-GP, DDPM at 100 and 500 steps, and DDGAN.
 
-All have the networks, the batch size and the iterations of C.5, and the points of the preset gaussians25; the rates are those of
-point_baselines, and that of DDGAN falls by cosine, as in its other trainings. `run` writes figure6.csv, a row for each, and figure6.png,
-where they lie.
+All have the networks, the batch size and the iterations of C.5, and the points of the preset gaussians25. The rates of the baselines
+are in point_baselines; that of DDGAN falls by cosine, as in its other trainings. `run` writes figure6.csv, a row for each, and
+figure6.png, where they lie.
 """
 
 import dataclasses

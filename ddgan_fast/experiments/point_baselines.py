@@ -1,7 +1,7 @@
-"""What paper Fig. 6 compares DDGAN with on points in the plane: a vanilla GAN, WGAN-GP and DDPM, as their papers have them.
+"""What paper Fig. 6 compares DDGAN with on points in the plane: a vanilla GAN, WGAN-GP and DDPM, with the losses of their papers.
 
-Their networks are those of ours, models.toy (paper C.5: 3 layers of 512), with zeros for the inputs that they have no use for; so depth,
-width and scale of inputs are the same. All train with Adam at a constant rate.
+Their networks are those of ours, models.toy (paper C.5: 3 layers of 512), without the inputs that they have no use for, or with zeros
+there; so depth, width and scale of inputs are the same. All train with Adam at a constant rate.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ class WassersteinGAN(GAN):
 class DDPM:
     """Ho et al. 2020: epsilon by the simple loss at 1,000 steps, of which sampling skips some; t / 1,000 is one more input.
 
-    At the rate of C.5, 1e-4, the loss falls several times as slowly, and 100,000 steps are too few to tell the modes apart.
+    The rate is ten times that of C.5, at which it learns to tell the modes apart several times as slowly.
     """
 
     setting = f"simple loss at {TRAINED_STEPS} steps, Adam 0.9, 0.999, EMA {EMA_DECAY}"
@@ -244,4 +244,4 @@ def _restore(baseline, saved, path):
 
 
 def _unreadable(path, error):
-    return CheckpointError(f"{path}: cannot be read ({error!r}); remove it to train anew")
+    return CheckpointError(f"{path}: cannot be read ({error}); remove it to train anew")

@@ -75,12 +75,12 @@ def score_images(pipe, dataset, judges, cache, protocol="default", num_images=50
 
     dataset: what they are compared with, as data.open_dataset gives it.  judges: of `judges_of`.  cache: folder for references.
     protocol: a name of PROTOCOLS.  num_images: seeds 0 .. num_images - 1.  watch: told the number of images of each batch.
-    Raises InputError for fewer images than the numbers need.
+    Raises InputError for fewer images than the numbers need; warns of fewer than the paper takes, where its protocol is asked for.
     """
     rules = PROTOCOLS[protocol]
     check_counts(dataset, judges, num_images)
     if protocol == "paper" and num_images < PAPER_IMAGES and rank_and_world()[0] == 0:
-        log.warning("protocol paper: it takes 50,000 images (30,000 of CelebA-HQ); FID of %s is higher", f"{num_images:,}")
+        log.warning("protocol paper: it takes 50,000 images (30,000 of CelebA-HQ); with %s FID comes out higher", f"{num_images:,}")
     reference = reference_features(dataset, judges, rules.manifold_images, cache, watch)
     drawn = Drawn(pipe, num_images, batch_size, watch)
     found = collect(drawn, judges, rules.manifold_images, rules.through)

@@ -58,10 +58,11 @@ def changed(tmp_path, change):
         (lambda s: s.pop("module.all_modules.2.bias"), r"all_modules.2.bias: missing, should be \[4\]"),
         (lambda s: s.update({"module.new.weight": torch.zeros(3)}), r"new.weight: unknown, \[3\]"),
         (lambda s: s.update({"module.all_modules.2.bias": torch.zeros(5)}), r"all_modules.2.bias: \[5\], should be \[4\]"),
+        (lambda s: s["module.all_modules.2.bias"].fill_(torch.nan), "NaN or infinity in all_modules.2.bias: the file is damaged"),
         (lambda s: s.update({"module.all_modules.2.bias": "text"}), "no weight"),
         (lambda s: s.clear(), "no weights"),
     ],
-    ids=["missing", "extra", "misshapen", "text", "empty"],
+    ids=["missing", "extra", "misshapen", "not finite", "text", "empty"],
 )
 def test_wrong_keys_are_named(golden, tmp_path, change, named):
     with pytest.raises(CheckpointError, match=named):

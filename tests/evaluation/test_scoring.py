@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ddgan_fast.data.decode import Images
-from ddgan_fast.errors import InputError
+from ddgan_fast.errors import DataError, InputError
 from ddgan_fast.evaluation import reference
 from ddgan_fast.evaluation.metrics import Statistics, frechet_distance, inception_score, precision_recall
 from ddgan_fast.evaluation.reference import reference_features
@@ -126,23 +126,33 @@ def test_another_set_or_network_makes_another_reference(looked):
 
 
 class Files(list):
-    """A source of raw pixels."""
+    """A source of raw pixels, None for an image that is broken."""
 
-    name, read, label = "files", list.__getitem__, list.__getitem__
+    name, label = "files", list.__getitem__
+
+    def read(self, index):
+        if self[index] is None:
+            raise DataError("broken")
+        return self[index]
 
 
 def test_a_changed_file_of_many_makes_another_reference(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "DECODED", 5)
     files, judge = Files(images_of(20).numpy()), Pixels()
+    files[7] = None
+    dataset = Images(files, (3, 8, 8), on_bad_image="skip")
 
     def seen():
         judge.seen = 0
-        reference_features(Images(files, (3, 8, 8)), Judges(judge, judge), 10, tmp_path)
+        reference_features(dataset, Judges(judge, judge), 10, tmp_path)
         return judge.seen
 
+    assert (seen(), seen()) == (20, 0)  # the broken image is known as such by then
+    files[3] = files[5]  # none of those whose pixels are hashed
     assert (seen(), seen()) == (20, 0)
-    files[3] = files[4]  # none of those whose pixels are hashed
-    assert (seen(), seen()) == (20, 0)
+    dataset.skips = False
+    with pytest.raises(DataError, match="broken"):
+        seen()
 
 
 def test_a_damaged_reference_is_made_again(looked, tmp_path, caplog):

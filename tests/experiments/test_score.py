@@ -41,7 +41,7 @@ def test_images_are_scored_beside_their_cost(make, judges, tmp_path, caplog):
     again = score_images(pipe, dataset, judges, tmp_path, num_images=50, batch_size=7)
     assert again["corner-FID"] == pytest.approx(row["corner-FID"], rel=1e-9)
     assert score_images(pipe, dataset, judges, tmp_path, "paper", num_images=50)["corner-FID"] != row["corner-FID"]
-    assert "protocol paper: it takes 50,000 images (30,000 of CelebA-HQ); FID of 50 is higher" in caplog.text
+    assert "protocol paper: it takes 50,000 images (30,000 of CelebA-HQ); with 50 FID comes out higher" in caplog.text
 
 
 def test_a_set_against_itself_has_no_distance(judges, make, tmp_path):
