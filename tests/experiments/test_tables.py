@@ -169,11 +169,10 @@ def test_numbers_of_other_images_stand_apart(make, tmp_path, monkeypatch, shape,
     assert f"{name}-FID, {name}-IS" in (tmp_path / "table5.md").read_text(encoding="utf-8").split("do not compare")[0].splitlines()[-1]
 
 
-def test_table1_takes_cifar10_alone_beside_the_paper():
+def test_table1_takes_cifar10_alone_beside_the_paper(monkeypatch):
+    monkeypatch.setattr(tables, "score_images", lambda pipe, dataset: {"FID": 3.0, "images": 1})
     pipe = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(sample_shape=(3, 32, 32))))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "score_images", lambda pipe, dataset: {"FID": 3.0, "images": 1})
-        found = [tables._score(1, Noise(name=name))(pipe) for name in ("cifar10", "my folder", "emoji")]
+    found = [tables._score(1, Noise(name=name))(pipe) for name in ("cifar10", "my folder", "emoji")]
     assert found == [{"FID": 3.0, "images": 1}] * 2 + [{"emoji-FID": 3.0, "images": 1}]
 
 

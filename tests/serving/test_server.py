@@ -24,6 +24,7 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+WAITING = 40  # the most requests without an answer
 START = """
 from functools import partial
 from ddgan_fast.checkpoint.model import load_model
@@ -31,7 +32,7 @@ from ddgan_fast.cli_arguments import open_pipe
 from ddgan_fast.serving import server
 from ddgan_fast.serving.requests import Limits
 opening = partial(open_pipe, {model!r}, "cpu", "eager", None, None)
-server.run(server.build(opening, load_model({model!r})[1], Limits(images=16, body_bytes=100_000, body_seconds=1, waiting=40), 64), "127.0.0.1", {port})
+server.run(server.build(opening, load_model({model!r})[1], Limits(images=16, body_bytes=100_000, body_seconds=1, waiting={waiting}), 64), "127.0.0.1", {port})
 """
 
 
@@ -47,7 +48,7 @@ class Served:
 
     def __init__(self, model, log):
         self.port, self.model, self.log = self.free_port(), model, log
-        code = START.format(model=str(model), port=self.port)
+        code = START.format(model=str(model), port=self.port, waiting=WAITING)
         with open(log, "w") as file:
             options = {"stdout": file, "stderr": file, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "start_new_session": True}
             self.process = subprocess.Popen([sys.executable, "-c", code], **options)
@@ -217,7 +218,7 @@ def test_a_slow_client_gets_408_and_one_that_leaves_hurts_nobody(served):
 def test_a_queue_that_is_full_answers_429_at_once(served):
     with ThreadPoolExecutor(100) as pool:
         found = list(pool.map(lambda seed: served.images(seed=seed, num_images=16)[0], range(100)))
-    assert set(found) == {200, 429} and found.count(200) >= 40
+    assert set(found) == {200, 429} and found.count(200) >= WAITING
     assert served.images()[0] == 200
 
 
@@ -228,9 +229,10 @@ def worker_of(served):
     return int(worker)
 
 
-def fill(served, waiting=40, more=20):
+def fill(served):
     """The connections of as many requests as may wait, while the model's process is stopped: those beyond them were refused."""
-    clients = [served.connect() for _ in range(waiting + more)]
+    more = 20
+    clients = [served.connect() for _ in range(WAITING + more)]
     for client in clients:
         client.request("POST", "/v1/images", b'{"num_images": 16}', {"Content-Type": "application/json"})
     deadline, refused = time.monotonic() + 60, []
@@ -289,7 +291,7 @@ def test_sigterm_to_all_processes_answers_what_was_asked_and_ends(served):
 
 
 def test_a_model_process_that_dies_while_it_starts_ends_the_server(served):
-    code = START.format(model=str(served.model), port=served.free_port())
+    code = START.format(model=str(served.model), port=served.free_port(), waiting=WAITING)
     code = re.sub("opening = .*", "import os; opening = partial(os._exit, 9)", code)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1 and "the process inference-worker ended by itself" in done.stderr
